@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"net/netip"
+	"time"
+)
+
+// The node's API is HTTP with JSON bodies over a unix socket that only its
+// user can open. Errors are an Error body with a status of 400 (bad input),
+// 404, 409 (conflict) or 500.
+//
+//	GET    /v1/status
+//	PUT    /v1/pods/{namespace}/{name}     PodRequest -> PodStatus; the same request again changes nothing
+//	DELETE /v1/pods/{namespace}/{name}
+//	GET    /v1/pods | /v1/nodes | /v1/routes | /v1/neighbors | /v1/flows
+//	POST   /v1/trace                       TraceRequest -> TraceResult
+//	GET    /v1/capture?port=NAME           pcapng until the client hangs up
+//	POST   /v1/keys/{install|use|remove}   gossip keyring
+type Error struct {
+	Message string `json:"error"`
+}
+
+// PodRequest asks a node to attach a pod.
+type PodRequest struct {
+	Namespace string            `json:"namespace"`
+	Name      string            `json:"name"`
+	UID       string            `json:"uid"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	// NetNS is the path of the pod's network namespace, which must be open to
+	// the node for as long as the pod is attached.
+	NetNS string `json:"netns"`
+	// Interface is the name of the pod's interface, eth0 if empty.
+	Interface string `json:"interface,omitempty"`
+	// IPs asks for particular addresses of the node's CIDRs; empty lets the
+	// node choose.
+	IPs []netip.Addr `json:"ips,omitempty"`
+	// MTU of the interface in bytes; 0 is the node's default.
+	MTU int `json:"mtu,omitempty"`
+}
+
+// PodStatus is a pod as its node sees it.
+type PodStatus struct {
+	Namespace string            `json:"namespace"`
+	Name      string            `json:"name"`
+	UID       string            `json:"uid"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Node      string            `json:"node"`
+	IPs       []netip.Addr      `json:"ips"`
+	// Local pods only.
+	MAC       string       `json:"mac,omitempty"`
+	Interface string       `json:"interface,omitempty"`
+	NetNS     string       `json:"netns,omitempty"`
+	MTU       int          `json:"mtu,omitempty"`
+	Gateways  []netip.Addr `json:"gateways,omitempty"`
+	Counters  *Counters    `json:"counters,omitempty"`
+}
+
+// Counters of a port, from the switch's point of view: Rx is what the port
+// delivered to the switch. Bytes are of frames; a superpacket counts as its segments.
+type Counters struct {
+	RxPackets uint64            `json:"rxPackets"`
+	RxBytes   uint64            `json:"rxBytes"`
+	TxPackets uint64            `json:"txPackets"`
+	TxBytes   uint64            `json:"txBytes"`
+	Drops     map[string]uint64 `json:"drops,omitempty"` // by reason
+}
+
+// Status is a node's view of itself.
+type Status struct {
+	Name       string            `json:"name"`
+	Version    string            `json:"version"`
+	PID        int               `json:"pid"`
+	Started    time.Time         `json:"started"`
+	Ready      bool              `json:"ready"`
+	Problems   []string          `json:"problems,omitempty"` // sentences, each with its fix
+	Underlay   netip.AddrPort    `json:"underlay"`
+	Gossip     netip.AddrPort    `json:"gossip"`
+	Addresses  []netip.Addr      `json:"addresses"`
+	PodCIDRs   []netip.Prefix    `json:"podCIDRs"`
+	Pods       int               `json:"pods"`
+	Peers      int               `json:"peers"`
+	Flows      int               `json:"flows"`
+	Generation uint32            `json:"generation"` // of the published tables
+	Drops      map[string]uint64 `json:"drops,omitempty"`
+}
+
+// NodeStatus is a node as another node, or itself, sees it.
+type NodeStatus struct {
+	Name      string            `json:"name"`
+	State     string            `json:"state"` // "self", "alive", "left" or "failed"
+	Labels    map[string]string `json:"labels,omitempty"`
+	Addresses []netip.Addr      `json:"addresses"`
+	PodCIDRs  []netip.Prefix    `json:"podCIDRs"`
+	Underlay  netip.AddrPort    `json:"underlay"`
+	VTEPMAC   string            `json:"vtepMAC"`
+	Pods      int               `json:"pods"`
+	// Overlay traffic with this peer.
+	Counters *Counters `json:"counters,omitempty"`
+}
+
+// Route is a row of the forwarding table.
+type Route struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Kind   string       `json:"kind"`          // "pod", "gateway", "node", "peer", "blackhole"
+	To     string       `json:"to"`            // the pod's or node's name
+	Via    string       `json:"via,omitempty"` // the peer's VTEP
+	Port   string       `json:"port,omitempty"`
+	MTU    int          `json:"mtu,omitempty"`
+}
+
+// Neighbor is a row of the ARP and ND tables.
+type Neighbor struct {
+	IP   netip.Addr `json:"ip"`
+	MAC  string     `json:"mac"`
+	Kind string     `json:"kind"` // "pod" or "gateway"
+	To   string     `json:"to"`
+	Port string     `json:"port,omitempty"`
+}
+
+// FlowStatus is a tracked connection.
+type FlowStatus struct {
+	Proto       string         `json:"proto"`
+	Source      netip.AddrPort `json:"source"` // ports are zero for protocols without
+	Destination netip.AddrPort `json:"destination"`
+	State       string         `json:"state"`
+	From        string         `json:"from,omitempty"` // pod or node names, where known
+	To          string         `json:"to,omitempty"`
+	Age         time.Duration  `json:"age"`
+	Idle        time.Duration  `json:"idle"`
+	Packets     [2]uint64      `json:"packets"` // original direction, reply direction
+	Bytes       [2]uint64      `json:"bytes"`
+}

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+)
+
+// Client calls a node's API.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient returns a client of the node whose API is served at the unix
+// socket. Nothing is dialled before the first call.
+func NewClient(socket string) *Client {
+	c := &Client{socket: socket}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}
+	return c
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status asks the node about itself.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.call(ctx, "GET", "/v1/status", nil, &s)
+}
+
+// AttachPod attaches a pod, or confirms that it is attached.
+func (c *Client) AttachPod(ctx context.Context, r PodRequest) (s PodStatus, err error) {
+	return s, c.call(ctx, "PUT", podPath(r.Namespace, r.Name), r, &s)
+}
+
+// DetachPod detaches a pod; one that is not attached is no error.
+func (c *Client) DetachPod(ctx context.Context, namespace, name string) error {
+	return c.call(ctx, "DELETE", podPath(namespace, name), nil, nil)
+}
+
+// Pods lists all pods the node knows of, its own first.
+func (c *Client) Pods(ctx context.Context) (s []PodStatus, err error) {
+	return s, c.call(ctx, "GET", "/v1/pods", nil, &s)
+}
+
+// Nodes lists the nodes this one knows of, itself first.
+func (c *Client) Nodes(ctx context.Context) (s []NodeStatus, err error) {
+	return s, c.call(ctx, "GET", "/v1/nodes", nil, &s)
+}
+
+// Routes lists the forwarding table.
+func (c *Client) Routes(ctx context.Context) (s []Route, err error) {
+	return s, c.call(ctx, "GET", "/v1/routes", nil, &s)
+}
+
+// Neighbors lists the ARP and ND tables.
+func (c *Client) Neighbors(ctx context.Context) (s []Neighbor, err error) {
+	return s, c.call(ctx, "GET", "/v1/neighbors", nil, &s)
+}
+
+// Flows lists the tracked connections.
+func (c *Client) Flows(ctx context.Context) (s []FlowStatus, err error) {
+	return s, c.call(ctx, "GET", "/v1/flows", nil, &s)
+}
+
+// Capture streams pcapng of one port, or of all if port is empty, until ctx
+// ends or the reader is closed.
+func (c *Client) Capture(ctx context.Context, port string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://node/v1/capture?port="+url.QueryEscape(port), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, apiError(resp)
+	}
+	return resp.Body, nil
+}
+
+func podPath(namespace, name string) string {
+	return "/v1/pods/" + url.PathEscape(namespace) + "/" + url.PathEscape(name)
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://node"+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return apiError(resp)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+func apiError(resp *http.Response) error {
+	var e Error
+	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&e) == nil && e.Message != "" {
+		return fmt.Errorf("%s", e.Message)
+	}
+	return fmt.Errorf("node API: %s", resp.Status)
+}

@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Config is all that a node is told. The zero value is not usable; start from
+// Default. It is written as YAML with the names in the tags; unknown fields
+// are errors.
+type Config struct {
+	// Name is the node's name, unique in the cluster.
+	Name string `json:"name"`
+	// Cluster tells clusters apart: nodes of another one are refused.
+	Cluster string `json:"cluster"`
+	// RuntimeDir holds the API socket and what lives as long as the machine
+	// runs (conntrack). StateDir holds what must outlive it (leases, identity).
+	RuntimeDir string `json:"runtimeDir"`
+	StateDir   string `json:"stateDir"`
+
+	// Labels are announced to other nodes (zone and the like).
+	Labels map[string]string `json:"labels,omitempty"`
+	// Addresses are the node's own addresses, one per family (InternalIP).
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// PodCIDRs are the node's pod ranges. Empty: a free one per family is
+	// taken from ClusterCIDRs.
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
+	// ClusterCIDRs are the ranges of all pods, at most one per family.
+	ClusterCIDRs []netip.Prefix `json:"clusterCIDRs"`
+	// NodeMask4 and NodeMask6 are the prefix lengths cut from ClusterCIDRs.
+	NodeMask4 int `json:"nodeMask4"`
+	NodeMask6 int `json:"nodeMask6"`
+	// PodMTU of pod interfaces, bytes. 0: what fits the overlay.
+	PodMTU int `json:"podMTU,omitempty"`
+
+	Overlay OverlayConfig `json:"overlay"`
+	Gossip  GossipConfig  `json:"gossip"`
+
+	// MaxFlows bounds connection tracking.
+	MaxFlows int `json:"maxFlows"`
+	// Workers is the number of packet threads.
+	Workers int `json:"workers"`
+	// PodReuseAfter is how long a released pod address stays unused, if
+	// others are free.
+	PodReuseAfter Duration `json:"podReuseAfter"`
+}
+
+// OverlayConfig is the node's VXLAN endpoint.
+type OverlayConfig struct {
+	// Mode is "vxlan" or "direct" (no encapsulation, through a TUN uplink).
+	Mode string `json:"mode"`
+	// Listen is the underlay address and UDP port of this node (8472 is what
+	// flannel uses). A port of 0 takes a free one.
+	Listen netip.AddrPort `json:"listen"`
+	// VNI is the VXLAN network identifier, 24 bits; flannel's is 1.
+	VNI uint32 `json:"vni"`
+	// UnderlayMTU is the largest IP packet of the network between nodes.
+	UnderlayMTU int `json:"underlayMTU"`
+	// Offload allows UDP_SEGMENT and UDP_GRO where the system has them.
+	Offload bool `json:"offload"`
+}
+
+// GossipConfig is how the node finds the others.
+type GossipConfig struct {
+	// Listen is the address and port of memberlist, TCP and UDP.
+	Listen netip.AddrPort `json:"listen"`
+	// Join are addresses of other nodes, tried until one answers, and again
+	// whenever this node finds itself alone.
+	Join []netip.AddrPort `json:"join,omitempty"`
+	// KeyFile holds the keyring: base64 keys of 16, 24 or 32 bytes, a line
+	// each, the first one encrypts. Empty: no encryption.
+	KeyFile string `json:"keyFile,omitempty"`
+}
+
+// Default returns the configuration of a node of a small cluster on one machine
+// or one network of MTU 1500.
+func Default() Config {
+	return Config{
+		Cluster:      "vswitch",
+		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")},
+		NodeMask4:    24,
+		NodeMask6:    64,
+		Overlay: OverlayConfig{Mode: "vxlan", VNI: 1, UnderlayMTU: 1500, Offload: true,
+			Listen: netip.MustParseAddrPort("127.0.0.1:8472")},
+		Gossip:        GossipConfig{Listen: netip.MustParseAddrPort("127.0.0.1:7946")},
+		MaxFlows:      1 << 20,
+		Workers:       1,
+		PodReuseAfter: Duration(2 * time.Minute),
+	}
+}
+
+// Duration is a time.Duration that is written as "1m30s".
+type Duration time.Duration
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// Validate returns all that is wrong with c, each error naming its field.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+	}
+	if c.Name == "" {
+		bad("name", "is empty; every node needs a name of its own")
+	}
+	if c.RuntimeDir == "" {
+		bad("runtimeDir", "is empty; give a directory that only the node's user can write")
+	}
+	if c.StateDir == "" {
+		bad("stateDir", "is empty; give a directory that outlives a restart")
+	}
+	families := map[bool]bool{}
+	for i, p := range c.ClusterCIDRs {
+		field := fmt.Sprintf("clusterCIDRs[%d]", i)
+		if p != p.Masked() {
+			bad(field, "%s has bits set behind its prefix; did you mean %s?", p, p.Masked())
+		}
+		if families[p.Addr().Is4()] {
+			bad(field, "%s is a second range of one family; give at most one per family", p)
+		}
+		families[p.Addr().Is4()] = true
+	}
+	for i, p := range c.PodCIDRs {
+		field := fmt.Sprintf("podCIDRs[%d]", i)
+		if p != p.Masked() {
+			bad(field, "%s has bits set behind its prefix; did you mean %s?", p, p.Masked())
+		}
+		inside := false
+		for _, cc := range c.ClusterCIDRs {
+			inside = inside || cc.Overlaps(p) && cc.Bits() <= p.Bits()
+		}
+		if !inside {
+			bad(field, "%s lies outside clusterCIDRs %v", p, c.ClusterCIDRs)
+		}
+	}
+	if len(c.PodCIDRs) == 0 && len(c.ClusterCIDRs) == 0 {
+		bad("podCIDRs", "neither podCIDRs nor clusterCIDRs are given; pods could have no address")
+	}
+	if c.PodMTU != 0 && (c.PodMTU < 1280 || c.PodMTU > 65521) {
+		bad("podMTU", "%d is outside 1280..65521", c.PodMTU)
+	}
+	switch c.Overlay.Mode {
+	case "vxlan", "direct":
+	default:
+		bad("overlay.mode", "%q is not a mode; use vxlan or direct", c.Overlay.Mode)
+	}
+	if c.Overlay.VNI >= 1<<24 {
+		bad("overlay.vni", "%d does not fit 24 bits", c.Overlay.VNI)
+	}
+	if c.Overlay.UnderlayMTU < 1350 || c.Overlay.UnderlayMTU > 65535 {
+		bad("overlay.underlayMTU", "%d is outside 1350..65535", c.Overlay.UnderlayMTU)
+	}
+	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
+		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)
+	}
+	if c.Workers < 1 || c.Workers > 64 {
+		bad("workers", "%d is outside 1..64", c.Workers)
+	}
+	return errors.Join(errs...)
+}

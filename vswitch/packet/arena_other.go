@@ -1,0 +1,5 @@
+//go:build !unix
+
+package packet
+
+func arena(n int) []byte { return make([]byte, n) }
