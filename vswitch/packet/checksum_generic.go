@@ -1,0 +1,6 @@
+//go:build !amd64
+
+package packet
+
+// sum returns the le sum of b.
+func sum(b []byte) uint64 { return sumGeneric(b) }
