@@ -7,26 +7,24 @@ const (
 	ipMF = 0x2000
 )
 
-// Fragmenter yields the fragments of an IPv4 packet (RFC 791 section 3.2). The
-// payload is never copied: a fragment is a header that Next writes and a slice
-// of the batch.
+// Fragmenter yields the fragments of an IPv4 packet (RFC 791 section 3.2).
 type Fragmenter struct {
 	hdr     []byte // Ethernet and IPv4 header of the packet
 	payload []byte // what is not yet yielded
-	size    int    // payload bytes of a fragment that is not the last, a multiple of 8
+	size    int    // payload bytes of a fragment that is not the last
 	offset  int    // of payload in the whole datagram, bytes
 	more    bool   // the packet is itself a fragment, and not the last
 	first   bool
 }
 
-// Fragment returns p as IP packets of at most mtu bytes. A checksum that is
+// Fragments returns p as IP packets of at most mtu bytes. A checksum that is
 // still to be made is completed in place first, as it spans all fragments. What
 // must not be fragmented has none: IPv6, a packet with DF set, a superpacket
 // (cut it first), an mtu that leaves no room for payload. A packet that fits
 // comes as it is.
 //
 // The result is a value; it is valid until the batch is reset.
-func (b *Batch) Fragment(p *Packet, mtu int) Fragmenter {
+func (b *Batch) Fragments(p *Packet, mtu int) Fragmenter {
 	b.Complete(p)
 	f := b.Frame(p)
 	if p.GSO != GSONone || len(f) < EthernetLen+20 || !is4(f) {
@@ -50,30 +48,30 @@ func (b *Batch) Fragment(p *Packet, mtu int) Fragmenter {
 	}
 }
 
-// Next writes the Ethernet and IPv4 header of the next fragment to hdr, which
-// must hold 74 bytes, and returns the header's length and the fragment's payload
-// in the batch. It is not ok behind the last fragment.
-func (g *Fragmenter) Next(hdr []byte) (hdrLen int, payload []byte, ok bool) {
+// Next writes the next fragment as a frame to buf, which must have room for the
+// MTU and an Ethernet header, and returns its length. It is not ok behind the
+// last fragment.
+func (g *Fragmenter) Next(buf []byte) (n int, ok bool) {
 	if len(g.payload) == 0 {
-		return 0, nil, false
+		return 0, false
 	}
-	n := min(g.size, len(g.payload))
-	payload, g.payload = g.payload[:n:n], g.payload[n:]
-	hdrLen = copy(hdr, g.hdr)
+	n = copy(buf, g.hdr)
 	if !g.first {
-		hdrLen = EthernetLen + copiedOptions(hdr[EthernetLen:hdrLen])
+		n = EthernetLen + copiedOptions(buf[EthernetLen:n])
 	}
-	h := hdr[EthernetLen:hdrLen]
+	h := buf[EthernetLen:n]
+	part := g.payload[:min(g.size, len(g.payload))]
+	g.payload = g.payload[len(part):]
 	frag := binary.BigEndian.Uint16(h[6:8])&ipDF | uint16(g.offset/8)
 	if len(g.payload) != 0 || g.more {
 		frag |= ipMF
 	}
-	binary.BigEndian.PutUint16(h[2:4], uint16(len(h)+n))
+	binary.BigEndian.PutUint16(h[2:4], uint16(len(h)+len(part)))
 	binary.BigEndian.PutUint16(h[6:8], frag)
 	putHeaderSum(h)
-	g.offset += n
+	g.offset += len(part)
 	g.first = false
-	return hdrLen, payload, true
+	return n + copy(buf[n:], part), true
 }
 
 // copiedOptions drops from the IPv4 header h the options that only the first

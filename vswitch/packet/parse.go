@@ -77,9 +77,14 @@ func (b *Batch) Parse(p *Packet) {
 	p.Class = Malformed
 	p.Tuple.In = p.In
 	p.Tuple.Flags = 0
+	p.TCPFlags = 0
 	if len(f) < EthernetLen+20 {
-		if len(f) >= EthernetLen && binary.BigEndian.Uint16(f[12:14]) != EtherTypeIPv4 {
-			p.Class = Unknown
+		if len(f) >= EthernetLen {
+			switch binary.BigEndian.Uint16(f[12:14]) {
+			case EtherTypeIPv4, EtherTypeIPv6, EtherTypeARP:
+			default:
+				p.Class = Unknown
+			}
 		}
 		return
 	}
@@ -98,9 +103,57 @@ func (b *Batch) Parse(p *Packet) {
 		p.Class = Unknown
 		return
 	}
-	if f[0]&1 != 0 && p.Class != Malformed && p.Class != ICMPOther {
+	if p.Class == Malformed {
+		return
+	}
+	if (p.GSO != GSONone || p.Flags&NeedsCsum != 0) && !offload(p, f) {
+		p.Class = Malformed
+		return
+	}
+	if f[0]&1 != 0 && p.Class != ICMPOther {
 		p.Class = Multicast
 	}
+}
+
+// offload reports whether the offload metadata of p, which came with it from
+// the other end of a port, agree with the headers in f. It replaces the length
+// of the headers, which the system that sent it means as a hint only, and makes
+// an ordinary packet of a superpacket of one segment.
+func offload(p *Packet, f []byte) bool {
+	if p.Class == Fragment {
+		return false
+	}
+	at := csumOffset(p.Tuple.Proto)
+	if p.Flags&NeedsCsum != 0 {
+		// A checksum further in is that of a packet in a tunnel of the sender's own.
+		if p.CsumStart < p.L4 || uint32(p.CsumStart)+uint32(p.CsumOffset)+2 > p.Len ||
+			p.CsumStart == p.L4 && at >= 0 && int(p.CsumOffset) != at {
+			return false
+		}
+	}
+	if p.GSO == GSONone {
+		return true
+	}
+	if p.Flags&NeedsCsum == 0 || p.CsumStart != p.L4 || p.GSOSize == 0 {
+		return false
+	}
+	hdr := int(p.L4) + 8
+	switch {
+	case p.GSO.Kind() == GSOUDPL4 && p.Tuple.Proto == ProtoUDP:
+	case p.GSO.Kind() == GSOTCPv4 && p.Tuple.Proto == ProtoTCP && is4(f),
+		p.GSO.Kind() == GSOTCPv6 && p.Tuple.Proto == ProtoTCP && !is4(f):
+		hdr = int(p.L4) + int(f[p.L4+12]>>4)*4
+	default:
+		return false
+	}
+	if p.Stride != 0 && (int(p.HdrLen) != hdr || p.Stride < p.GSOSize) {
+		return false
+	}
+	p.HdrLen = uint16(hdr)
+	if int(p.Len)-hdr <= int(p.GSOSize) {
+		p.GSO, p.GSOSize, p.HdrLen, p.Stride = GSONone, 0, 0, 0
+	}
+	return true
 }
 
 func parse4(p *Packet, f []byte) {
@@ -127,18 +180,17 @@ func parse4(p *Packet, f []byte) {
 	*(*[4]byte)(t.Dst[12:]) = [4]byte(h[16:20])
 	t.Proto = h[9]
 	p.L4 = uint16(EthernetLen + ihl)
-	if frag := binary.BigEndian.Uint16(h[6:8]); frag&0x3fff != 0 {
+	frag := binary.BigEndian.Uint16(h[6:8])
+	if frag&0x1fff != 0 {
 		t.SrcPort, t.DstPort = 0, 0
 		p.Class = Fragment
-		if frag&0x1fff == 0 {
-			ports(p, h[ihl:])
-			if p.Class != Malformed {
-				p.Class = Fragment
-			}
-		}
 		return
 	}
-	ports(p, h[ihl:])
+	first := frag&ipMF != 0
+	ports(p, h[ihl:], !first)
+	if first && p.Class != Malformed {
+		p.Class = Fragment
+	}
 }
 
 func parse6(p *Packet, f []byte) {
@@ -161,6 +213,9 @@ func parse6(p *Packet, f []byte) {
 	t := &p.Tuple
 	t.Src = Addr(h[8:24])
 	t.Dst = Addr(h[24:40])
+	if t.Src.Is4() || t.Dst.Is4() {
+		return // would pass for IPv4 from here on; RFC 4291 has no such packets
+	}
 	next, off := h[6], 40
 	for range maxExt {
 		switch next {
@@ -187,18 +242,21 @@ func parse6(p *Packet, f []byte) {
 			if frag&^uint16(6) == 0 {
 				continue // an atomic fragment (RFC 6946) is an ordinary packet
 			}
-			t.SrcPort, t.DstPort = 0, 0
-			p.Class = Fragment
-			if frag>>3 == 0 && off <= len(h) {
-				switch next {
-				case extHopByHop, extRouting, extDestOpts, extAuth, extFragment:
-					p.Class = Malformed // RFC 7112: the first fragment holds the whole chain
-					return
-				}
-				ports(p, h[off:])
-				if p.Class != Malformed {
-					p.Class = Fragment
-				}
+			if frag>>3 != 0 {
+				t.SrcPort, t.DstPort = 0, 0
+				p.Class = Fragment
+				return
+			}
+			switch next {
+			case extHopByHop, extRouting, extDestOpts, extAuth, extFragment:
+				return // RFC 7112: the first fragment holds the whole chain
+			}
+			if off > len(h) {
+				return
+			}
+			ports(p, h[off:], false)
+			if p.Class != Malformed {
+				p.Class = Fragment
 			}
 			return
 		}
@@ -212,13 +270,14 @@ func parse6(p *Packet, f []byte) {
 			p.Class = Flow
 			return
 		}
-		ports(p, h[off:])
+		ports(p, h[off:], true)
 		return
 	}
 }
 
-// ports reads what names the flow from the transport header h and sets Class.
-func ports(p *Packet, h []byte) {
+// ports reads what names the flow from the transport header h and sets Class,
+// unless the header is cut off. A first fragment is not the whole packet.
+func ports(p *Packet, h []byte, whole bool) {
 	t := &p.Tuple
 	switch t.Proto {
 	case ProtoTCP:
@@ -228,6 +287,10 @@ func ports(p *Packet, h []byte) {
 		p.TCPFlags = h[13]
 	case ProtoUDP:
 		if len(h) < 8 {
+			return
+		}
+		n := int(binary.BigEndian.Uint16(h[4:6]))
+		if n < 8 || whole && n > int(p.Len)-int(p.L4) {
 			return
 		}
 	case ProtoSCTP:
