@@ -91,3 +91,19 @@ func (b *Batch) Append(frame []byte) *Packet {
 	copy(b.Buf[off:], frame)
 	return b.Add(off, len(frame))
 }
+
+// AppendTo appends a copy of p's whole frame to dst, a train's payload gathered
+// behind its headers: the way to keep a packet longer than its batch.
+func (b *Batch) AppendTo(dst []byte, p *Packet) []byte {
+	if p.Stride == 0 {
+		return append(dst, b.Frame(p)...)
+	}
+	dst = append(dst, b.Buf[p.Off:p.Off+uint32(p.HdrLen)]...)
+	at := p.Off + uint32(p.HdrLen)
+	for left := p.Len - uint32(p.HdrLen); left > 0; at += uint32(p.Stride) {
+		n := min(left, uint32(p.GSOSize))
+		dst = append(dst, b.Buf[at:at+n]...)
+		left -= n
+	}
+	return dst
+}

@@ -105,3 +105,12 @@ func (p *Packet) Segments() int {
 	}
 	return (int(p.Len) - int(p.HdrLen) + int(p.GSOSize) - 1) / int(p.GSOSize)
 }
+
+// WireLen returns the length in bytes of the largest IP packet that p is on the
+// wire: of a superpacket, that of a full segment.
+func (p *Packet) WireLen() int {
+	if p.GSO == GSONone {
+		return int(p.Len) - EthernetLen
+	}
+	return int(p.HdrLen) - EthernetLen + int(p.GSOSize)
+}
