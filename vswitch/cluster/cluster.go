@@ -4,16 +4,22 @@
 //
 // Objects are immutable once they are in a Store: whoever changes one stores a
 // changed copy. The package knows neither YAML nor packets; package kube
-// converts Kubernetes objects to these nouns and back.
+// converts Kubernetes objects to these nouns and back. The JSON names of the
+// fields are those of state files and of what a supervisor sends its nodes;
+// they are not Kubernetes'.
 package cluster
 
 import (
+	"encoding/json"
 	"net/netip"
 	"time"
 )
 
 // Key names a namespaced object.
-type Key struct{ Namespace, Name string }
+type Key struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
 
 // String returns "namespace/name", or the bare name of a cluster-wide object.
 func (k Key) String() string {
@@ -25,15 +31,26 @@ func (k Key) String() string {
 
 // Meta is what every object has.
 type Meta struct {
-	Namespace       string
-	Name            string
-	UID             string
-	ResourceVersion uint64
-	Created         time.Time
-	Labels          map[string]string
-	Annotations     map[string]string
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name,omitempty"`
+	UID       string `json:"uid,omitempty"`
+	// ResourceVersion is the revision at which the object last changed.
+	ResourceVersion uint64 `json:"resourceVersion,omitempty"`
+	// Generation counts changes of what is desired of the object.
+	Generation  int64             `json:"generation,omitempty"`
+	Created     time.Time         `json:"created,omitzero"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Deleted is when the object must be gone (deletionTimestamp): it is on
+	// its way out. Zero for all others.
+	Deleted time.Time `json:"deleted,omitzero"`
 	// Source says where the object was read, "file:line", for messages.
-	Source string
+	Source string `json:"source,omitempty"`
+	// Manifest is the object as it was applied, defaults filled in, without
+	// status: JSON in Kubernetes form. It keeps the fields that the nouns do
+	// not have. Only package kube looks inside. Nil for an object that nobody
+	// wrote down.
+	Manifest json.RawMessage `json:"manifest,omitempty"`
 }
 
 // Key returns the object's name.
@@ -47,17 +64,24 @@ type Node struct {
 	Meta
 	// Addresses are the node's own addresses (InternalIP), at most one per
 	// family, the primary family first. They are not those of the underlay.
-	Addresses []netip.Addr
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// ExtraAddresses are further addresses of the node (InternalIP), which
+	// node ports may be told to listen on, and which masquerade never uses.
+	ExtraAddresses []netip.Addr `json:"extraAddresses,omitempty"`
 	// PodCIDRs are the ranges the node gives to its pods, at most one per family.
-	PodCIDRs []netip.Prefix
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
 	// Underlay is where the node's overlay endpoint receives (VTEP address
 	// and UDP port). Zero while it is unknown.
-	Underlay netip.AddrPort
+	Underlay netip.AddrPort `json:"underlay,omitzero"`
 	// VTEPMAC is the inner destination MAC that this node expects from the
 	// overlay (flannel's VtepMAC).
-	VTEPMAC [6]byte
+	VTEPMAC [6]byte `json:"vtepMAC,omitzero"`
+	// Unschedulable keeps new pods away (kubectl cordon).
+	Unschedulable bool `json:"unschedulable,omitempty"`
 	// Ready is false while the node is known but not running.
-	Ready bool
+	Ready bool `json:"ready,omitempty"`
+	// Reason says why the node is not ready, a sentence.
+	Reason string `json:"reason,omitempty"`
 }
 
 // PodPhase is a pod's place in its life (Kubernetes PodPhase).
@@ -84,54 +108,106 @@ const (
 // Pod is one or more processes that share addresses.
 type Pod struct {
 	Meta
-	Node          string // empty: not yet scheduled
-	IPs           []netip.Addr
-	Hostname      string // empty: the pod's name
-	Subdomain     string
-	RestartPolicy RestartPolicy
-	Containers    []Container
-	Owner         Key // the Deployment it is a replica of; zero for none
+	Node string       `json:"node,omitempty"` // empty: not yet scheduled
+	IPs  []netip.Addr `json:"ips,omitempty"`
+	// NodeSelector are labels that the node must have.
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+	// HostNetwork pods live in their node's network and have its addresses.
+	HostNetwork   bool          `json:"hostNetwork,omitempty"`
+	Hostname      string        `json:"hostname,omitempty"` // empty: the pod's name
+	Subdomain     string        `json:"subdomain,omitempty"`
+	RestartPolicy RestartPolicy `json:"restartPolicy,omitempty"`
+	// InitContainers run one after the other, each to its end, before the
+	// Containers start.
+	InitContainers []Container `json:"initContainers,omitempty"`
+	Containers     []Container `json:"containers,omitempty"`
+	Owner          Key         `json:"owner,omitzero"` // the Deployment it is a replica of; zero for none
 	// RunAsUser and RunAsGroup are nil where the manifest says nothing.
-	RunAsUser, RunAsGroup *int64
+	RunAsUser  *int64 `json:"runAsUser,omitempty"`
+	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
 	// GracePeriod is how long the processes have to end after SIGTERM.
-	GracePeriod time.Duration
-
-	Phase  PodPhase
-	Ready  bool
-	Reason string // why it is pending or failed, a sentence
+	GracePeriod time.Duration `json:"gracePeriod,omitempty"`
 	// BuiltIn is set where no container has a command, and the built-in
 	// server answers in its place.
-	BuiltIn  bool
-	Restarts int
-	Started  time.Time
+	BuiltIn bool `json:"builtIn,omitempty"`
+
+	Phase PodPhase `json:"phase,omitempty"`
+	Ready bool     `json:"ready,omitempty"`
+	// ReadyAt is when Ready last changed.
+	ReadyAt  time.Time `json:"readyAt,omitzero"`
+	Reason   string    `json:"reason,omitempty"` // why it is pending or failed, a sentence
+	Restarts int       `json:"restarts,omitempty"`
+	Started  time.Time `json:"started,omitzero"`
+	// Statuses are the containers' own, init containers first, in the order
+	// of the manifest; empty where nobody reports them.
+	Statuses []ContainerStatus `json:"statuses,omitempty"`
 }
 
 // Container is one process of a pod. Its image is not used.
 type Container struct {
-	Name       string
-	Image      string
-	Command    []string // command and args, $(VAR) expanded
-	Env        []string // KEY=value
-	WorkingDir string
-	Ports      []ContainerPort
+	Name  string `json:"name"`
+	Image string `json:"image,omitempty"`
+	// Command is command and args. Like Env it may hold $(VAR); Pod.Resolve
+	// expands them.
+	Command []string `json:"command,omitempty"`
+	// Env are the variables in the order of the manifest, KEY=value. The ones
+	// that EnvFields names have an empty value until Pod.Resolve.
+	Env []string `json:"env,omitempty"`
+	// EnvFields are the variables that take their value from the pod: name of
+	// the variable to field path (status.podIP and the like).
+	EnvFields  map[string]string `json:"envFields,omitempty"`
+	WorkingDir string            `json:"workingDir,omitempty"`
+	Ports      []ContainerPort   `json:"ports,omitempty"`
+	// RunAsUser and RunAsGroup override the pod's.
+	RunAsUser  *int64 `json:"runAsUser,omitempty"`
+	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
 }
 
 // ContainerPort is a port that a container says it serves.
 type ContainerPort struct {
-	Name     string
-	Port     uint16
-	HostPort uint16
-	HostIP   netip.Addr
-	Protocol uint8 // packet.ProtoTCP, ProtoUDP or ProtoSCTP
+	Name     string     `json:"name,omitempty"`
+	Port     uint16     `json:"port"`
+	HostPort uint16     `json:"hostPort,omitempty"`
+	HostIP   netip.Addr `json:"hostIP,omitzero"`
+	Protocol uint8      `json:"protocol"` // packet.ProtoTCP, ProtoUDP or ProtoSCTP
+}
+
+// ContainerStatus is what became of a container.
+type ContainerStatus struct {
+	Name     string    `json:"name"`
+	Running  bool      `json:"running,omitempty"`
+	Ready    bool      `json:"ready,omitempty"`
+	Restarts int       `json:"restarts,omitempty"`
+	Started  time.Time `json:"started,omitzero"`
+	// Finished is when it last ended; zero if it never did.
+	Finished time.Time `json:"finished,omitzero"`
+	ExitCode int       `json:"exitCode,omitempty"`
+	// Reason is one word in Kubernetes' manner: Completed, Error, CrashLoopBackOff.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Deployment keeps a number of replicas of a template.
 type Deployment struct {
 	Meta
-	Replicas       int
-	Selector       map[string]string
-	Template       Pod
-	MaxSurge       int
-	MaxUnavailable int
-	ReadyReplicas  int
+	Replicas int `json:"replicas"`
+	// Selector are the labels by which the manifest selects its pods. They
+	// are for showing: a replica knows its Deployment by Pod.Owner.
+	Selector map[string]string `json:"selector,omitempty"`
+	Template Pod               `json:"template"`
+	// MaxSurge and MaxUnavailable are numbers of pods, percentages resolved.
+	MaxSurge       int `json:"maxSurge,omitempty"`
+	MaxUnavailable int `json:"maxUnavailable,omitempty"`
+	// Recreate ends all old replicas before a new one starts.
+	Recreate bool `json:"recreate,omitempty"`
+	// Paused keeps a changed template from being rolled out.
+	Paused bool `json:"paused,omitempty"`
+	// MinReady is how long a replica must be ready to count as available.
+	MinReady time.Duration `json:"minReady,omitempty"`
+	// Serial is the number of replicas ever made; it names the next one.
+	Serial uint64 `json:"serial,omitempty"`
+
+	CurrentReplicas   int `json:"currentReplicas,omitempty"`
+	UpdatedReplicas   int `json:"updatedReplicas,omitempty"` // of the present template
+	ReadyReplicas     int `json:"readyReplicas,omitempty"`
+	AvailableReplicas int `json:"availableReplicas,omitempty"`
 }

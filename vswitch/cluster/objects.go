@@ -1,0 +1,101 @@
+package cluster
+
+import "strings"
+
+// Kind is the kind of an object, written as Kubernetes does.
+type Kind string
+
+// Kinds of objects.
+const (
+	KindNamespace  Kind = "Namespace"
+	KindNode       Kind = "Node"
+	KindPod        Kind = "Pod"
+	KindDeployment Kind = "Deployment"
+)
+
+// kindNames are the names people use for each kind: resource, plural, short.
+var kindNames = []struct {
+	kind       Kind
+	resource   string // as kubectl prints results
+	names      string
+	namespaced bool
+}{
+	{KindNamespace, "namespace", "namespace namespaces ns", false},
+	{KindNode, "node", "node nodes no", false},
+	{KindPod, "pod", "pod pods po", true},
+	{KindDeployment, "deployment.apps", "deployment deployments deploy deployment.apps deployments.apps", true},
+}
+
+// ParseKind returns the kind that a person means by name: "po", "pods", "Pod".
+func ParseKind(name string) (Kind, bool) {
+	name = strings.ToLower(name)
+	for _, k := range kindNames {
+		for n := range strings.FieldsSeq(k.names) {
+			if n == name {
+				return k.kind, true
+			}
+		}
+	}
+	return "", false
+}
+
+// Resource returns the kind as kubectl prints it before a name: "pod",
+// "deployment.apps".
+func (k Kind) Resource() string {
+	for _, n := range kindNames {
+		if n.kind == k {
+			return n.resource
+		}
+	}
+	return strings.ToLower(string(k))
+}
+
+// Namespaced reports whether objects of the kind live in a namespace.
+func (k Kind) Namespaced() bool {
+	for _, n := range kindNames {
+		if n.kind == k {
+			return n.namespaced
+		}
+	}
+	return true
+}
+
+// Ref names any object.
+type Ref struct {
+	Kind Kind `json:"kind"`
+	Key
+}
+
+// String returns "Pod shop/web-1".
+func (r Ref) String() string { return string(r.Kind) + " " + r.Key.String() }
+
+// Objects are objects by kind, each list in the order of the input.
+type Objects struct {
+	Namespaces  []*Namespace  `json:"namespaces,omitempty"`
+	Nodes       []*Node       `json:"nodes,omitempty"`
+	Pods        []*Pod        `json:"pods,omitempty"`
+	Deployments []*Deployment `json:"deployments,omitempty"`
+}
+
+// Len returns the number of objects.
+func (o *Objects) Len() int {
+	return len(o.Namespaces) + len(o.Nodes) + len(o.Pods) + len(o.Deployments)
+}
+
+// Refs names all objects, namespaces first, each kind in the order of the input.
+func (o *Objects) Refs() []Ref {
+	refs := make([]Ref, 0, o.Len())
+	for _, n := range o.Namespaces {
+		refs = append(refs, Ref{KindNamespace, n.Key()})
+	}
+	for _, n := range o.Nodes {
+		refs = append(refs, Ref{KindNode, n.Key()})
+	}
+	for _, d := range o.Deployments {
+		refs = append(refs, Ref{KindDeployment, d.Key()})
+	}
+	for _, p := range o.Pods {
+		refs = append(refs, Ref{KindPod, p.Key()})
+	}
+	return refs
+}

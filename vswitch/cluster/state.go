@@ -1,0 +1,52 @@
+package cluster
+
+// State is the cluster at one revision. It never changes; a newer State shares
+// with it all that did not change.
+type State struct {
+	// Revision counts the changes of the Store; it never goes back.
+	Revision    uint64
+	Namespaces  Table[Namespace]
+	Nodes       Table[Node]
+	Pods        Table[Pod]
+	Deployments Table[Deployment]
+}
+
+// Namespace returns the namespace, or nil.
+func (s *State) Namespace(name string) *Namespace { return s.Namespaces.Get(Key{Name: name}) }
+
+// Node returns the node, or nil.
+func (s *State) Node(name string) *Node { return s.Nodes.Get(Key{Name: name}) }
+
+// Pod returns the pod, or nil.
+func (s *State) Pod(k Key) *Pod { return s.Pods.Get(k) }
+
+// Deployment returns the deployment, or nil.
+func (s *State) Deployment(k Key) *Deployment { return s.Deployments.Get(k) }
+
+// Changes are the objects that differ between two States, by kind, each in
+// order of key.
+type Changes struct {
+	From, To    *State
+	Namespaces  []Change[Namespace]
+	Nodes       []Change[Node]
+	Pods        []Change[Pod]
+	Deployments []Change[Deployment]
+}
+
+// Empty reports whether nothing changed.
+func (c *Changes) Empty() bool {
+	return len(c.Namespaces)+len(c.Nodes)+len(c.Pods)+len(c.Deployments) == 0
+}
+
+// Diff returns what changed from s to newer. An object that came and went in
+// between is not mentioned; one that was replaced by another of the same name
+// is one Change, whose UIDs differ.
+func (s *State) Diff(newer *State) Changes {
+	return Changes{
+		From: s, To: newer,
+		Namespaces:  s.Namespaces.Diff(newer.Namespaces),
+		Nodes:       s.Nodes.Diff(newer.Nodes),
+		Pods:        s.Pods.Diff(newer.Pods),
+		Deployments: s.Deployments.Diff(newer.Deployments),
+	}
+}
