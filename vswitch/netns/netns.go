@@ -1,0 +1,33 @@
+// Package netns makes network namespaces and configures what is in them: the
+// links, addresses, routes and settings of a pod. It is the only package that
+// speaks rtnetlink.
+//
+// It knows neither pods nor the switch. Its functions need CAP_SYS_ADMIN and
+// CAP_NET_ADMIN in the user namespace they run in, which root of a fresh user
+// namespace has. Agents and labs call it when pods come and go, never on
+// behalf of a packet. Outside Linux every function fails with
+// errors.ErrUnsupported.
+package netns
+
+import "net/netip"
+
+// Link is the wanted state of a pod's interface.
+type Link struct {
+	// Name of the interface, which must exist already.
+	Name string
+	// MAC address; the zero value leaves it as it is.
+	MAC [6]byte
+	// MTU in bytes; 0 leaves it as it is.
+	MTU int
+	// Addrs are the addresses of the interface with the length of the prefix
+	// that is on the link. Other addresses of global scope are removed.
+	Addrs []netip.Prefix
+	// Gateways are the next hops of the default routes, at most one a family.
+	// They need not lie in a prefix of Addrs.
+	Gateways []netip.Addr
+	// GSOMaxSegs and GSOMaxSize bound the superpackets that the pod's kernel
+	// makes, in segments and in bytes; 0 leaves the kernel's bound.
+	GSOMaxSegs, GSOMaxSize int
+	// TxQueueLen is the length of the device's queue in packets; 0 leaves it.
+	TxQueueLen int
+}

@@ -1,0 +1,22 @@
+//go:build !linux
+
+package netns
+
+import (
+	"errors"
+	"fmt"
+)
+
+var errLinux = fmt.Errorf("network namespaces need Linux: %w", errors.ErrUnsupported)
+
+// New is not supported on this system.
+func New(path string) error { return errLinux }
+
+// Delete is not supported on this system.
+func Delete(path string) error { return errLinux }
+
+// Do is not supported on this system.
+func Do(path string, f func() error) error { return errLinux }
+
+// Configure is not supported on this system.
+func Configure(l Link) error { return errLinux }
