@@ -5,6 +5,11 @@ import (
 	"math/bits"
 )
 
+// MaxHeader bounds the headers of a superpacket, from the Ethernet header to the
+// end of the transport header: 134 bytes with all options of IPv4 and TCP, 114
+// and the extension headers with IPv6. Parse refuses longer ones.
+const MaxHeader = 192
+
 // Cutter yields the segments of a superpacket, or the one that an ordinary
 // packet is. The payload is never copied: a segment is a header that Next
 // writes and a slice of the batch. Everything that is the same in all segments
@@ -65,7 +70,7 @@ func (b *Batch) Cut(p *Packet, partial bool) Cutter {
 	default:
 		return c
 	}
-	if int(p.HdrLen) < need || len(f) < int(p.HdrLen) {
+	if int(p.HdrLen) < need || p.HdrLen > MaxHeader || len(f) < int(p.HdrLen) {
 		return c
 	}
 	payload := int(p.Len) - int(p.HdrLen)
@@ -104,7 +109,7 @@ func (c *Cutter) template(proto uint8) {
 
 // Next writes the header of the next segment, from the Ethernet header to the
 // end of the transport header, to hdr, which must be at least as long as that
-// (Packet.HdrLen), and returns the header's length and the segment's payload in
+// (Packet.HdrLen, at most MaxHeader), and returns the header's length and the segment's payload in
 // the batch. It is not ok behind the last segment.
 func (c *Cutter) Next(hdr []byte) (hdrLen int, payload []byte, ok bool) {
 	if c.left == 0 && (!c.first || len(c.hdr) == 0) {
@@ -175,9 +180,10 @@ func (c *Cutter) udp(l []byte, length int, payload []byte) {
 }
 
 // Each calls send with every frame that p is on the wire, complete and
-// contiguous. Segments are assembled in scratch, which must hold the largest
-// of them (Packet.HdrLen + Packet.GSOSize); an ordinary packet is completed in
-// place and sent from the batch. The frame is send's until it returns.
+// contiguous. Segments are assembled in scratch, which should hold the largest
+// of them (Packet.HdrLen + Packet.GSOSize) or it allocates, and must hold
+// MaxHeader bytes; an ordinary packet is completed in place and sent from the
+// batch. The frame is send's until it returns.
 func (b *Batch) Each(p *Packet, scratch []byte, send func(frame []byte)) {
 	if p.GSO == GSONone {
 		b.Complete(p)
@@ -190,7 +196,6 @@ func (b *Batch) Each(p *Packet, scratch []byte, send func(frame []byte)) {
 		if !ok {
 			return
 		}
-		n += copy(scratch[n:], payload)
-		send(scratch[:n])
+		send(append(scratch[:n], payload...))
 	}
 }

@@ -140,6 +140,7 @@ func TestCutContradictions(t *testing.T) {
 		"zero size":    func(p *Packet) { p.GSOSize = 0 },
 		"short header": func(p *Packet) { p.HdrLen = 40 },
 		"long header":  func(p *Packet) { p.HdrLen = 9000 },
+		"huge header":  func(p *Packet) { p.HdrLen = MaxHeader + 1 },
 		"wide stride":  func(p *Packet) { p.Stride, p.Len = 65535, 60000 },
 	}
 	for name, change := range tests {

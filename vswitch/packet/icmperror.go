@@ -24,6 +24,9 @@ func (b *Batch) ErrorTuple(p *Packet) (t Tuple, ok bool) {
 		t.Src, t.Dst = mapped([4]byte(in[12:16])), mapped([4]byte(in[16:20]))
 	} else {
 		t.Src, t.Dst = Addr(in[8:24]), Addr(in[24:40])
+		if t.Src.Is4() || t.Dst.Is4() {
+			return t, false // as in Parse
+		}
 	}
 	l := in[off:]
 	switch proto {

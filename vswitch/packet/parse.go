@@ -146,7 +146,7 @@ func offload(p *Packet, f []byte) bool {
 	default:
 		return false
 	}
-	if p.Stride != 0 && (int(p.HdrLen) != hdr || p.Stride < p.GSOSize) {
+	if hdr > MaxHeader || p.Stride != 0 && (int(p.HdrLen) != hdr || p.Stride < p.GSOSize) {
 		return false
 	}
 	p.HdrLen = uint16(hdr)

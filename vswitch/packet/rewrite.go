@@ -76,7 +76,8 @@ func (b *Batch) Rewrite(p *Packet, t *Translation) bool {
 	hasPorts := true
 	if p.Class == Fragment {
 		hasPorts = b.FirstFragment(p)
-		if hasPorts && p.Tuple.Proto == ProtoSCTP && t.Delta.Ports != 0 {
+		// Not by the delta: ports can change and their sum not.
+		if hasPorts && p.Tuple.Proto == ProtoSCTP && (t.SrcPort != p.Tuple.SrcPort || t.DstPort != p.Tuple.DstPort) {
 			return false
 		}
 	}
@@ -110,9 +111,7 @@ func rewriteTransport(l []byte, proto uint8, t *Translation, partial bool) {
 		binary.BigEndian.PutUint16(l[0:2], t.SrcPort)
 		binary.BigEndian.PutUint16(l[2:4], t.DstPort)
 	case ProtoSCTP:
-		if ports != 0 {
-			rewriteSCTP(l, t)
-		}
+		rewriteSCTP(l, t)
 		return
 	case ProtoICMP, ProtoICMPv6:
 		if proto == ProtoICMP {
@@ -163,7 +162,7 @@ func rewriteSCTP(l []byte, t *Translation) {
 	binary.BigEndian.PutUint16(d[2:4], binary.BigEndian.Uint16(l[2:4])^t.DstPort)
 	binary.BigEndian.PutUint16(l[0:2], t.SrcPort)
 	binary.BigEndian.PutUint16(l[2:4], t.DstPort)
-	if len(l) < 12 {
+	if d == [4]byte{} || len(l) < 12 {
 		return
 	}
 	// crc32.Update inverts the register before and after; undone here.
