@@ -15,6 +15,7 @@ import (
 //	GET    /v1/pods | /v1/nodes | /v1/routes | /v1/neighbors | /v1/flows
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
+//	GET    /v1/sights?port=NAME            Sight, a line each, until the client hangs up
 //	POST   /v1/keys/{install|use|remove}   gossip keyring
 type Error struct {
 	Message string `json:"error"`
@@ -129,4 +130,9 @@ type FlowStatus struct {
 	Idle        time.Duration  `json:"idle"`
 	Packets     [2]uint64      `json:"packets"` // original direction, reply direction
 	Bytes       [2]uint64      `json:"bytes"`
+}
+
+// KeyRequest names a gossip key: base64 of 16, 24 or 32 bytes.
+type KeyRequest struct {
+	Key string `json:"key"`
 }

@@ -73,10 +73,47 @@ func (c *Client) Flows(ctx context.Context) (s []FlowStatus, err error) {
 	return s, c.call(ctx, "GET", "/v1/flows", nil, &s)
 }
 
+// Trace asks what would become of a packet on this node.
+func (c *Client) Trace(ctx context.Context, r TraceRequest) (s TraceResult, err error) {
+	return s, c.call(ctx, "POST", "/v1/trace", r, &s)
+}
+
+// ChangeKey changes the keyring of all nodes; verb is install, use or remove.
+func (c *Client) ChangeKey(ctx context.Context, verb, key string) error {
+	return c.call(ctx, "POST", "/v1/keys/"+url.PathEscape(verb), KeyRequest{key}, nil)
+}
+
 // Capture streams pcapng of one port, or of all if port is empty, until ctx
 // ends or the reader is closed.
 func (c *Client) Capture(ctx context.Context, port string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://node/v1/capture?port="+url.QueryEscape(port), nil)
+	return c.stream(ctx, "/v1/capture", port)
+}
+
+// Sights streams the packets that are seen at one port, or at all if port is
+// empty, to see, until ctx ends. It returns once the node captures; the stream
+// goes on in the background, and done is closed when it has ended.
+func (c *Client) Sights(ctx context.Context, port string, see func(Sight)) (done <-chan struct{}, err error) {
+	body, err := c.stream(ctx, "/v1/sights", port)
+	if err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer body.Close()
+		for d := json.NewDecoder(body); ; {
+			var s Sight
+			if d.Decode(&s) != nil {
+				return
+			}
+			see(s)
+		}
+	}()
+	return ended, nil
+}
+
+func (c *Client) stream(ctx context.Context, path, port string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://node"+path+"?port="+url.QueryEscape(port), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"vswitch/vswitch"
+)
+
+func prefixes(s ...string) (ps []netip.Prefix) {
+	for _, p := range s {
+		ps = append(ps, netip.MustParsePrefix(p))
+	}
+	return ps
+}
+
+func addrs(s ...string) (as []netip.Addr) {
+	for _, a := range s {
+		as = append(as, netip.MustParseAddr(a))
+	}
+	return as
+}
+
+var (
+	testSelf = Self{Name: "node1", GatewayMAC: [6]byte{0x0a, 0x58, 10, 244, 1, 1}, VTEPMAC: [6]byte{2, 0, 0, 0, 0, 1},
+		PodCIDRs: prefixes("10.244.1.0/24", "fd00:10:244:1::/64"), Addresses: addrs("172.29.0.1")}
+	testPod = LocalPod{Port: 2, Name: "shop/web", MAC: [6]byte{0x0a, 0x58, 10, 244, 1, 2}, MTU: 1450,
+		IPs: addrs("10.244.1.2", "fd00:10:244:1::2")}
+	testNode = RemoteNode{Peer: 1, Port: 1, Name: "node2", MAC: [6]byte{2, 0, 0, 0, 0, 2}, MTU: 1450,
+		PodCIDRs: prefixes("10.244.2.0/24"), Addresses: addrs("172.29.0.2")}
+)
+
+func compiled() *Compiler {
+	c := new(Compiler)
+	c.SetOverlay(1, vswitch.PortOverlay, 1450)
+	c.SetSelf(testSelf)
+	c.SetPod(testPod)
+	c.SetNode(testNode)
+	return c
+}
+
+const golden = `
+port 1              overlay      00:00:00:00:00:00  mtu 1450  []
+port 2              shop/web     0a:58:0a:f4:01:02  mtu 1450  [10.244.1.2 fd00:10:244:1::2]
+peer 1              node2        02:00:00:00:00:02
+10.244.1.0/24       unreachable  node1     port 0  peer 0
+10.244.1.0/32       local        node1     port 0  peer 0
+10.244.1.1/32       local        node1     port 0  peer 0
+10.244.1.2/32       pod          shop/web  port 2  peer 0
+10.244.2.0/24       peer         node2     port 1  peer 1
+172.29.0.1/32       local        node1     port 0  peer 0
+172.29.0.2/32       peer         node2     port 1  peer 1
+fd00:10:244:1::/64  unreachable  node1     port 0  peer 0
+fd00:10:244:1::/128  local        node1     port 0  peer 0
+fd00:10:244:1::1/128 local       node1     port 0  peer 0
+fd00:10:244:1::2/128 pod         shop/web  port 2  peer 0
+`
+
+// words compares tables without their alignment.
+func words(s string) string {
+	var lines []string
+	for l := range strings.Lines(strings.TrimSpace(s)) {
+		lines = append(lines, strings.Join(strings.Fields(l), " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestCompile(t *testing.T) {
+	if got := dump(compiled().Publish()); words(got) != words(golden) {
+		t.Errorf("got\n%s\nwant%s", got, golden)
+	}
+}
+
+// TestCompileIsIncremental: what was published never changes, and a change taken
+// back gives what was there before.
+func TestCompileIsIncremental(t *testing.T) {
+	c := compiled()
+	first := c.Publish()
+	c.DeletePod(testPod)
+	c.DeleteNode(testNode)
+	second := c.Publish()
+	if got := dump(second); strings.Contains(got, "shop/web") || strings.Contains(got, "node2") {
+		t.Errorf("what was deleted is still there:\n%s", got)
+	}
+	c.SetPod(testPod)
+	c.SetNode(testNode)
+	for name, tables := range map[string]*vswitch.Tables{"the first": first, "the last": c.Publish()} {
+		if got := dump(tables); words(got) != words(golden) {
+			t.Errorf("%s tables are\n%s\nwant%s", name, got, golden)
+		}
+	}
+}
+
+// TestCompileMove: a pod address that moved to another port is not taken away
+// by the late deletion of the pod that had it before.
+func TestCompileMove(t *testing.T) {
+	c := compiled()
+	moved := testPod
+	moved.Port, moved.Name = 3, "shop/web-new"
+	c.SetPod(moved)
+	c.DeletePod(testPod)
+	if got := dump(c.Publish()); !strings.Contains(words(got), "10.244.1.2/32 pod shop/web-new port 3") {
+		t.Errorf("got\n%s", got)
+	}
+}

@@ -1,0 +1,370 @@
+// Package agent is one node: it reads the node's configuration, gives pods
+// their interfaces and addresses, finds the other nodes, compiles all that into
+// the switch's tables, and serves the node's API on a unix socket.
+//
+// It owns the node's state on disk and everything that the data plane is told.
+// It does not run pods' processes and decides nothing about other nodes: that
+// is the lab's or Kubernetes' part.
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"vswitch/nat"
+	"vswitch/overlay"
+	"vswitch/overlay/gossip"
+	"vswitch/vswitch"
+)
+
+// Node is a running node.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+
+	sw     *vswitch.Switch
+	conns  *nat.Table
+	link   *overlay.Link
+	gossip *gossip.Gossip
+	uplink uint16 // port id of the overlay
+
+	mu       sync.Mutex // guards what follows
+	compiler Compiler
+	pools    []*pool
+	pods     map[string]*attachedPod // by namespace/name
+	peers    map[string]*peer        // by node name
+	problems []string
+	refuse   string // why pods cannot be attached; empty if they can
+}
+
+// peer is another node in use: its place in the overlay and in the tables.
+type peer struct {
+	gossip.Node
+	remote RemoteNode
+}
+
+// sameRoute reports whether o is reached as p is, for the same ranges.
+func (p *peer) sameRoute(o *gossip.Node) bool {
+	return p.Underlay == o.Underlay && p.VTEPMAC == o.VTEPMAC &&
+		slices.Equal(p.SourcePorts, o.SourcePorts) && slices.Equal(p.PodCIDRs, o.PodCIDRs) && slices.Equal(p.Addresses, o.Addresses)
+}
+
+// Start brings a node up: its switch, overlay and gossip run when it returns.
+// Run serves the API and waits.
+func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{}}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	for _, dir := range []string{cfg.RuntimeDir, cfg.StateDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("node %s: %w", cfg.Name, err)
+		}
+	}
+	if err := n.startSwitch(); err != nil {
+		return nil, err
+	}
+	saved, problem, err := loadState(cfg.StateDir, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	if problem != nil {
+		n.problem(problem.Error())
+	}
+	if err := n.startGossip(saved); err != nil {
+		return nil, err
+	}
+	n.setRanges(saved.PodCIDRs)
+	n.restore(saved)
+	n.sync(n.gossip.Snapshot())
+	return n, nil
+}
+
+// startSwitch opens the connection table, the overlay and the switch.
+func (n *Node) startSwitch() error {
+	conns, warning, err := openConns(n.cfg, n.log)
+	if err != nil {
+		return err
+	}
+	if warning != nil {
+		n.problem(warning.Error())
+	}
+	n.conns = conns
+	if n.sw, err = vswitch.New(vswitch.Config{
+		Workers: n.cfg.Workers, MaxFlows: n.cfg.MaxFlows, Conns: conns, Log: n.log,
+	}); err != nil {
+		return err
+	}
+	if n.link, err = overlay.Listen(overlay.Config{
+		Local: n.cfg.Overlay.Listen, VNI: n.cfg.Overlay.VNI, MTU: n.innerMTU(), Offload: n.cfg.Overlay.Offload,
+	}); err != nil {
+		return fmt.Errorf("overlay: %w", err)
+	}
+	if n.uplink, err = n.sw.Attach("overlay", n.link); err != nil {
+		return err
+	}
+	n.compiler.SetOverlay(n.uplink, vswitch.PortOverlay, n.innerMTU())
+	return nil
+}
+
+func (n *Node) startGossip(saved state) error {
+	cfg := gossip.Default()
+	cfg.Name, cfg.Cluster = n.cfg.Name, n.cfg.Cluster
+	cfg.Listen, cfg.Join, cfg.KeyFile = n.cfg.Gossip.Listen, n.cfg.Gossip.Join, n.cfg.Gossip.KeyFile
+	cfg.ClusterCIDRs, cfg.NodeMask4, cfg.NodeMask6 = n.cfg.ClusterCIDRs, n.cfg.NodeMask4, n.cfg.NodeMask6
+	cfg.PodCIDRs, cfg.LastClaims = n.cfg.PodCIDRs, saved.Claims
+	cfg.Logger = n.log
+	if n.cfg.Gossip.Listen.Addr().IsLoopback() {
+		cfg.Timing = gossip.Local()
+	}
+	cfg.Self = gossip.Facts{
+		Labels: n.cfg.Labels, Addresses: n.cfg.Addresses, Underlay: n.link.LocalAddr(), VTEPMAC: n.vtepMAC(),
+	}
+	var err error
+	if n.gossip, err = gossip.Start(cfg); err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	return nil
+}
+
+// Switch returns the node's data plane.
+func (n *Node) Switch() *vswitch.Switch { return n.sw }
+
+// Run forwards packets and serves the API until ctx ends, then leaves the
+// cluster. Pods keep their interfaces: the next start finds them again.
+func (n *Node) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = n.sw.Run(ctx) })
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			changed := n.gossip.Changes() // before the snapshot, so that nothing is missed
+			n.sync(n.gossip.Snapshot())
+			select {
+			case <-ctx.Done():
+			case <-changed:
+			}
+		}
+	})
+	err := n.serve(ctx)
+	cancel()
+	leave, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer done()
+	if lerr := n.gossip.Leave(leave); lerr != nil {
+		n.log.Warn("could not tell the others that this node leaves", "err", lerr)
+	}
+	wg.Wait()
+	n.close()
+	return err
+}
+
+func (n *Node) close() {
+	if n.gossip != nil {
+		n.gossip.Close()
+	}
+	if n.sw != nil {
+		n.sw.Close()
+	}
+	n.mu.Lock()
+	for _, p := range n.pods {
+		p.port.Close()
+	}
+	n.mu.Unlock()
+	if n.link != nil {
+		n.link.Close()
+	}
+	if n.conns != nil {
+		n.conns.Close()
+	}
+}
+
+// problem notes something that a user must know and can mend.
+func (n *Node) problem(text string) {
+	n.log.Warn(text)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !slices.Contains(n.problems, text) {
+		n.problems = append(n.problems, text)
+	}
+}
+
+// innerMTU is the largest IP packet that fits the overlay.
+func (n *Node) innerMTU() int {
+	return overlay.InnerMTU(n.cfg.Overlay.Listen.Addr(), n.cfg.Overlay.UnderlayMTU)
+}
+
+func (n *Node) podMTU() int {
+	if n.cfg.PodMTU != 0 {
+		return n.cfg.PodMTU
+	}
+	return n.innerMTU()
+}
+
+// vtepMAC is derived from the names, so that it is the same after a restart,
+// and with a lost state directory.
+func (n *Node) vtepMAC() (mac [6]byte) {
+	sum := sha256.Sum256([]byte("vtep/" + n.cfg.Cluster + "/" + n.cfg.Name))
+	copy(mac[:], sum[:])
+	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
+	return mac
+}
+
+// MACOf derives a pod's MAC from its first address, so that a new owner of an
+// address has the MAC that its neighbors know (as the CNI bridge plugin has it
+// for IPv4: 0a:58 and the address).
+func MACOf(a netip.Addr) (mac [6]byte) {
+	mac[0], mac[1] = 0x0a, 0x58
+	if a.Is4() {
+		b := a.As4()
+		copy(mac[2:], b[:])
+		return mac
+	}
+	b := a.As16()
+	sum := sha256.Sum256(b[:])
+	mac[1] = 0x59
+	copy(mac[2:], sum[:])
+	return mac
+}
+
+// setRanges makes cidrs the ranges that this node's pods have their addresses
+// from. Called with mu held, or from Start.
+func (n *Node) setRanges(cidrs []netip.Prefix) {
+	n.pools = nil
+	for _, c := range cidrs {
+		n.pools = append(n.pools, newPool(c))
+	}
+	s := Self{Name: n.cfg.Name, VTEPMAC: n.vtepMAC(), PodCIDRs: cidrs, Addresses: n.cfg.Addresses}
+	if len(cidrs) > 0 {
+		s.GatewayMAC = MACOf(Gateway(cidrs[0]))
+	}
+	n.compiler.SetSelf(s)
+	n.sw.Publish(n.compiler.Publish())
+}
+
+// sync makes the tables follow what gossip knows: other nodes come, change
+// and go.
+func (n *Node) sync(s *gossip.State) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.refuse = ""
+	for _, c := range s.Conflicts {
+		if c.Loser == n.cfg.Name {
+			n.refuse = c.String()
+		}
+	}
+	// Ranges come once the claim has settled. While pods use the old ones they
+	// stay, and the conflict is reported.
+	if cidrs := s.Self.PodCIDRs; len(cidrs) > 0 && len(n.pods) == 0 && !slices.Equal(cidrs, n.ranges()) {
+		n.setRanges(cidrs)
+		if err := n.save(); err != nil {
+			n.log.Error("the state could not be saved", "err", err)
+		}
+	}
+	changed := false
+	alive := map[string]bool{}
+	for _, node := range s.Nodes {
+		if node.State != gossip.Alive || !node.Underlay.IsValid() {
+			continue
+		}
+		alive[node.Name] = true
+		old := n.peers[node.Name]
+		if old != nil && old.sameRoute(&node) {
+			continue
+		}
+		if old != nil {
+			n.dropPeer(old)
+		}
+		changed = true
+		n.addPeer(node)
+	}
+	for name, p := range n.peers {
+		if !alive[name] {
+			n.dropPeer(p)
+			changed = true
+		}
+	}
+	if changed {
+		n.sw.Publish(n.compiler.Publish())
+	}
+}
+
+func (n *Node) addPeer(node gossip.Node) {
+	id, err := n.link.AddPeer(overlay.Peer{Name: node.Name, Addr: node.Underlay, SourcePorts: node.SourcePorts})
+	if err != nil {
+		n.log.Warn("cannot use a node as peer", "node", node.Name, "err", err)
+		return
+	}
+	p := &peer{Node: node, remote: RemoteNode{
+		Peer: id, Port: n.uplink, Name: node.Name, MAC: node.VTEPMAC, MTU: n.innerMTU(),
+		PodCIDRs: node.PodCIDRs, Addresses: node.Addresses,
+	}}
+	n.peers[node.Name] = p
+	n.compiler.SetNode(p.remote)
+	n.log.Info("node is reachable", "node", node.Name, "vtep", node.Underlay, "podCIDRs", node.PodCIDRs)
+}
+
+func (n *Node) dropPeer(p *peer) {
+	n.compiler.DeleteNode(p.remote)
+	n.link.RemovePeer(p.remote.Peer)
+	delete(n.peers, p.Name)
+	n.log.Info("node is gone", "node", p.Name)
+}
+
+func (n *Node) ranges() (cidrs []netip.Prefix) {
+	for _, p := range n.pools {
+		cidrs = append(cidrs, p.cidr)
+	}
+	return cidrs
+}
+
+// save writes the state; called with mu held.
+func (n *Node) save() error {
+	s := state{Version: stateVersion, Node: n.cfg.Name, PodCIDRs: n.ranges(), Claims: n.gossip.Snapshot().Self.Claims}
+	for _, p := range n.pods {
+		s.Pods = append(s.Pods, p.PodStatus)
+	}
+	slices.SortFunc(s.Pods, func(a, b PodStatus) int { return a.IPs[0].Compare(b.IPs[0]) })
+	for _, p := range n.pools {
+		s.Released = append(s.Released, p.released...)
+	}
+	return saveState(n.cfg.StateDir, s)
+}
+
+// announce tells the other nodes about this one's pods; called with mu held.
+func (n *Node) announce() {
+	var pods []gossip.Pod
+	for _, p := range n.pods {
+		pods = append(pods, gossip.Pod{Namespace: p.Namespace, Name: p.Name, UID: p.UID, IPs: p.IPs, Labels: p.Labels})
+	}
+	if err := n.gossip.SetPods(pods); err != nil {
+		n.log.Error("this node's pods could not be announced", "err", err)
+	}
+}
+
+// openConns opens the connection table in the runtime directory.
+func openConns(cfg Config, log *slog.Logger) (t *nat.Table, warning error, err error) {
+	t, err = nat.Open(nat.Config{Path: filepath.Join(cfg.RuntimeDir, "conntrack"), Max: cfg.MaxFlows})
+	if err != nil {
+		return nil, nil, err
+	}
+	found, warning := t.Recovered()
+	if found > 0 {
+		log.Info("connections of the last run are known", "count", found)
+	}
+	return t, warning, nil
+}

@@ -1,0 +1,265 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"vswitch/nat"
+	"vswitch/vswitch/packet"
+	"vswitch/vswitch/port"
+)
+
+// Errors of attaching a pod.
+var (
+	// ErrConflict: another pod of that name, or with that address, is attached.
+	ErrConflict = errors.New("conflict")
+	// ErrBadRequest: the request cannot be understood.
+	ErrBadRequest = errors.New("bad request")
+)
+
+// attachedPod is a pod of this node and its port.
+type attachedPod struct {
+	PodStatus
+	port port.Port
+	id   uint16
+	mac  [6]byte
+}
+
+func (p *attachedPod) local() LocalPod {
+	return LocalPod{Port: p.id, Name: p.Namespace + "/" + p.Name, MAC: p.mac, IPs: p.IPs, MTU: p.MTU}
+}
+
+// AttachPod gives a pod its interface and addresses. Its port forwards nothing
+// before the pod is in the published tables. Asking again for an attached pod
+// changes nothing and returns what it has.
+func (n *Node) AttachPod(r PodRequest) (PodStatus, error) {
+	if r.Namespace == "" || r.Name == "" || r.NetNS == "" {
+		return PodStatus{}, fmt.Errorf("%w: namespace, name and netns are needed", ErrBadRequest)
+	}
+	if r.Interface == "" {
+		r.Interface = "eth0"
+	}
+	if r.MTU == 0 {
+		r.MTU = n.podMTU()
+	}
+	if r.MTU < 1280 || r.MTU > 65521 {
+		return PodStatus{}, fmt.Errorf("%w: mtu %d is outside 1280..65521", ErrBadRequest, r.MTU)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name := r.Namespace + "/" + r.Name
+	if old := n.pods[name]; old != nil {
+		if old.UID == r.UID && old.NetNS == r.NetNS {
+			return old.PodStatus, nil
+		}
+		// A new pod under an old name: the old one is gone, or would be told so.
+		n.detach(old)
+	}
+	if n.refuse != "" {
+		return PodStatus{}, fmt.Errorf("attach pod %s: %s", name, n.refuse)
+	}
+	ips, err := n.addresses(name, r.IPs)
+	if err != nil {
+		return PodStatus{}, fmt.Errorf("attach pod %s: %w", name, err)
+	}
+	p := &attachedPod{PodStatus: PodStatus{
+		Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels, Node: n.cfg.Name,
+		IPs: ips, Interface: r.Interface, NetNS: r.NetNS, MTU: r.MTU, Gateways: n.gateways(),
+	}}
+	if err := n.attach(p); err != nil {
+		n.free(ips)
+		return PodStatus{}, fmt.Errorf("attach pod %s: %w", name, err)
+	}
+	n.announce()
+	if err := n.save(); err != nil {
+		n.detach(p)
+		return PodStatus{}, fmt.Errorf("attach pod %s: %w", name, err)
+	}
+	n.log.Info("pod attached", "pod", name, "ips", ips)
+	return p.PodStatus, nil
+}
+
+// attach opens the pod's interface and makes it part of the tables; called with
+// mu held.
+func (n *Node) attach(p *attachedPod) (err error) {
+	p.mac = MACOf(p.IPs[0])
+	p.MAC = macString(p.mac)
+	if p.port, err = n.openPort(&p.PodStatus, p.mac); err != nil {
+		return err
+	}
+	name := p.Namespace + "/" + p.Name
+	if p.id, err = n.sw.Attach(name, p.port); err != nil {
+		p.port.Close()
+		return err
+	}
+	n.pods[name] = p
+	n.compiler.SetPod(p.local())
+	n.sw.Publish(n.compiler.Publish())
+	return nil
+}
+
+// DetachPod takes a pod away. Its addresses rest before somebody else gets them.
+func (n *Node) DetachPod(namespace, name string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.pods[namespace+"/"+name]
+	if p == nil {
+		return nil
+	}
+	n.detach(p)
+	n.announce()
+	n.log.Info("pod detached", "pod", namespace+"/"+name)
+	return n.save()
+}
+
+// detach is DetachPod with mu held, without saving.
+func (n *Node) detach(p *attachedPod) {
+	n.compiler.DeletePod(p.local())
+	n.sw.Publish(n.compiler.Publish())
+	n.sw.Detach(p.id)
+	p.port.Close()
+	delete(n.pods, p.Namespace+"/"+p.Name)
+	for _, ip := range p.IPs {
+		n.conns.DeleteByAddr(packet.AddrFrom(ip))
+	}
+	n.free(p.IPs)
+}
+
+// addresses takes the addresses asked for, or one of every range.
+func (n *Node) addresses(owner string, want []netip.Addr) (ips []netip.Addr, err error) {
+	defer func() {
+		if err != nil {
+			n.free(ips)
+			ips = nil
+		}
+	}()
+	if len(n.pools) == 0 {
+		return nil, errors.New("this node has no pod range yet; give it podCIDRs, or wait until it has joined the cluster")
+	}
+	for _, a := range want {
+		i := slices.IndexFunc(n.pools, func(p *pool) bool { return p.cidr.Contains(a) })
+		if i < 0 {
+			return ips, fmt.Errorf("address %s is outside this node's ranges %v", a, n.ranges())
+		}
+		if err := n.pools[i].take(a, owner); err != nil {
+			return ips, err
+		}
+		ips = append(ips, a)
+	}
+	if len(want) > 0 {
+		return ips, nil
+	}
+	for _, p := range n.pools {
+		a, err := p.get(owner, time.Now(), time.Duration(n.cfg.PodReuseAfter))
+		if err != nil {
+			return ips, err
+		}
+		ips = append(ips, a)
+	}
+	return ips, nil
+}
+
+func (n *Node) free(ips []netip.Addr) {
+	for _, a := range ips {
+		for _, p := range n.pools {
+			p.put(a, time.Now())
+		}
+	}
+}
+
+func (n *Node) gateways() (gws []netip.Addr) {
+	for _, p := range n.pools {
+		gws = append(gws, Gateway(p.cidr))
+	}
+	return gws
+}
+
+// restore attaches the pods of the last run again. Their interfaces persist in
+// their namespaces; a pod whose namespace is gone is forgotten.
+func (n *Node) restore(s state) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.pools {
+		for _, r := range s.Released {
+			if p.usable(r.Addr) {
+				p.released = append(p.released, r)
+			}
+		}
+	}
+	for _, st := range s.Pods {
+		name := st.Namespace + "/" + st.Name
+		p := &attachedPod{PodStatus: st}
+		ips, err := n.addresses(name, st.IPs)
+		if err == nil {
+			if err = n.attach(p); err != nil {
+				n.free(ips)
+			}
+		}
+		if err != nil {
+			n.log.Warn("a pod of the last run is not attached again", "pod", name, "err", err)
+			continue
+		}
+		n.log.Info("pod attached again", "pod", name, "ips", st.IPs)
+	}
+	n.announce()
+}
+
+// Pods lists the pods that the node knows, its own first.
+func (n *Node) Pods() []PodStatus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var own, others []PodStatus
+	for _, p := range n.pods {
+		s := p.PodStatus
+		s.Counters = counters(n.sw.Counters(p.id))
+		own = append(own, s)
+	}
+	for _, node := range n.gossip.Snapshot().Nodes {
+		for _, p := range node.Pods {
+			others = append(others, PodStatus{Namespace: p.Namespace, Name: p.Name, UID: p.UID, Labels: p.Labels, Node: node.Name, IPs: p.IPs})
+		}
+	}
+	byName := func(a, b PodStatus) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	}
+	slices.SortFunc(own, byName)
+	slices.SortFunc(others, byName)
+	return append(own, others...)
+}
+
+// Flows lists the tracked connections.
+func (n *Node) Flows() []FlowStatus {
+	names := map[netip.Addr]string{}
+	for _, p := range n.Pods() {
+		for _, ip := range p.IPs {
+			names[ip] = p.Namespace + "/" + p.Name
+		}
+	}
+	now := n.sw.Seconds()
+	var out []FlowStatus
+	n.conns.All(func(i nat.Info) bool {
+		src, dst := i.Orig.Src.Netip(), i.Orig.Dst.Netip()
+		out = append(out, FlowStatus{
+			Proto:       packet.ProtoName(i.Orig.Proto),
+			Source:      netip.AddrPortFrom(src, i.Orig.SrcPort),
+			Destination: netip.AddrPortFrom(dst, i.Orig.DstPort),
+			State:       i.State.String(),
+			From:        names[src], To: names[dst],
+			Age:     time.Duration(now-i.Created) * time.Second,
+			Idle:    time.Duration(now-max(i.Seen[0], i.Seen[1])) * time.Second,
+			Packets: i.Packets, Bytes: i.Bytes,
+		})
+		return true
+	})
+	slices.SortFunc(out, func(a, b FlowStatus) int {
+		if c := a.Source.Compare(b.Source); c != 0 {
+			return c
+		}
+		return a.Destination.Compare(b.Destination)
+	})
+	return out
+}

@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"vswitch/vswitch"
+	"vswitch/vswitch/fib"
+	"vswitch/vswitch/packet"
+)
+
+// Version is the program's, set by the command.
+var Version = "devel"
+
+// Status reports the node's view of itself.
+func (n *Node) Status() Status {
+	g := n.gossip.Snapshot()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := Status{
+		Name: n.cfg.Name, Version: Version, PID: os.Getpid(), Started: n.started,
+		Ready: len(n.pools) > 0 && n.refuse == "", Problems: slices.Clone(n.problems),
+		Underlay: n.link.LocalAddr(), Gossip: g.Self.Gossip, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
+		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
+		Drops: drops(n.sw.Drops()),
+	}
+	s.Problems = append(s.Problems, g.Problems...)
+	return s
+}
+
+// Nodes lists the nodes that this one knows, itself first.
+func (n *Node) Nodes() []NodeStatus {
+	g := n.gossip.Snapshot()
+	traffic := n.link.Peers()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	self := NodeStatus{
+		Name: n.cfg.Name, State: "self", Labels: n.cfg.Labels, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
+		Underlay: n.link.LocalAddr(), VTEPMAC: macString(n.vtepMAC()), Pods: len(n.pods),
+	}
+	var others []NodeStatus
+	for _, node := range g.Nodes {
+		s := NodeStatus{
+			Name: node.Name, State: node.State.String(), Labels: node.Labels, Addresses: node.Addresses,
+			PodCIDRs: node.PodCIDRs, Underlay: node.Underlay, VTEPMAC: macString(node.VTEPMAC), Pods: len(node.Pods),
+		}
+		for _, p := range traffic {
+			if p.Name == node.Name {
+				s.Counters = &Counters{RxPackets: p.RxPackets, RxBytes: p.RxBytes, TxPackets: p.TxPackets, TxBytes: p.TxBytes}
+			}
+		}
+		others = append(others, s)
+	}
+	slices.SortFunc(others, func(a, b NodeStatus) int { return strings.Compare(a.Name, b.Name) })
+	return append([]NodeStatus{self}, others...)
+}
+
+// Routes lists the forwarding table.
+func (n *Node) Routes() []Route {
+	t := n.sw.Tables()
+	var out []Route
+	for prefix, hop := range t.Routes.All() {
+		r := Route{Prefix: prefix, Kind: hop.Kind.String(), To: hop.Name, MTU: int(hop.MTU)}
+		switch hop.Kind {
+		case fib.Pod:
+			if info := t.Port(hop.Port); info != nil {
+				r.Port = info.Name
+			}
+		case fib.Peer:
+			n.mu.Lock()
+			if p := n.peers[hop.Name]; p != nil {
+				r.Via = p.Underlay.String()
+			}
+			n.mu.Unlock()
+			r.Port = "overlay"
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Neighbors lists what the switch answers ARP and neighbor solicitations with.
+func (n *Node) Neighbors() []Neighbor {
+	t := n.sw.Tables()
+	var out []Neighbor
+	for prefix, hop := range t.Routes.All() {
+		switch {
+		case hop.Kind == fib.Pod && prefix.IsSingleIP():
+			out = append(out, Neighbor{IP: prefix.Addr(), MAC: macString(hop.MAC), Kind: "pod", To: hop.Name, Port: hop.Name})
+		case hop.Kind == fib.Local && isGateway(t, prefix.Addr()):
+			out = append(out, Neighbor{IP: prefix.Addr(), MAC: macString(t.GatewayMAC), Kind: "gateway", To: hop.Name})
+		}
+	}
+	return out
+}
+
+func isGateway(t *vswitch.Tables, a netip.Addr) bool {
+	b := packet.AddrFrom(a)
+	return b == t.Gateway4 || b == t.Gateway6
+}
+
+func counters(c vswitch.Counters) *Counters {
+	return &Counters{RxPackets: c.RxPackets, RxBytes: c.RxBytes, TxPackets: c.TxPackets, TxBytes: c.TxBytes, Drops: drops(c.Drops)}
+}
+
+func drops(m map[vswitch.Reason]uint64) map[string]uint64 {
+	out := map[string]uint64{}
+	for r, n := range m {
+		out[r.String()] = n
+	}
+	return out
+}
+
+// wall turns the switch's time into a wall time.
+func (n *Node) wall(at time.Duration) time.Time {
+	return time.Now().Add(at - n.sw.Now())
+}

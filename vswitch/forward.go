@@ -1,0 +1,210 @@
+package vswitch
+
+import (
+	"vswitch/nat"
+	"vswitch/vswitch/packet"
+)
+
+// forward takes the batch that was read from a port through the switch: parse
+// all, look up all, then each packet as a known flow or as anything else, and
+// flush. A panic costs the packet that caused it.
+func (w *worker) forward(from *attached) {
+	if t := w.sw.taps.active.Load(); t != nil {
+		t.see(w.in, from, w.now)
+	}
+	info := w.tables.Port(from.id)
+	if info == nil || info.Kind == PortClosed {
+		from.drops[NotAttached].Add(uint64(len(w.in.Packets)))
+		return
+	}
+	w.from = from.id
+	w.cur = 0
+	for !w.parse(from, info) {
+		// The packet that panicked stays Malformed; go on behind it.
+		w.in.Packets[w.cur].Class = packet.Malformed
+		w.cur++
+	}
+	w.cache.LookupBatch(w.in.Packets, w.flows[:])
+	w.inserted = false
+	w.cur = 0
+	for !w.each(from, info) {
+		from.drops[Unexplained].Add(1)
+		w.cur++
+	}
+	w.flush(w.in, &w.out)
+	w.flush(w.made, &w.outMade)
+	w.made.Reset()
+}
+
+// parse reads the headers of all packets from w.cur on. It reports whether it
+// came to the end.
+func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.recovered(r)
+		}
+	}()
+	gateway := w.tables.GatewayMAC
+	overlay := info.Kind == PortOverlay
+	if overlay {
+		gateway = w.tables.VTEPMAC
+	}
+	var bytes, packets uint64
+	ps := w.in.Packets
+	for ; w.cur < len(ps); w.cur++ {
+		p := &ps[w.cur]
+		if !overlay {
+			p.In = from.id
+		}
+		w.in.Parse(p)
+		if [6]byte(w.in.Buf[p.Off:]) == gateway {
+			p.Tuple.Flags = packet.Routed
+		}
+		p.Hash = p.Tuple.Hash(w.seed)
+		segments := uint64(p.Segments())
+		packets += segments
+		bytes += uint64(p.Len) + (segments-1)*uint64(p.HdrLen)
+	}
+	from.rxPackets.Add(packets)
+	from.rxBytes.Add(bytes)
+	return true
+}
+
+// each forwards, answers or drops every packet from w.cur on. It reports
+// whether it came to the end.
+func (w *worker) each(from *attached, info *PortInfo) (done bool) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.recovered(r)
+		}
+	}()
+	ps := w.in.Packets
+	for ; w.cur < len(ps); w.cur++ {
+		p := &ps[w.cur]
+		f := w.flows[w.cur]
+		if w.inserted && p.Class == packet.Flow {
+			f = w.cache.Lookup(&p.Tuple, p.Hash) // the batch's lookup is older than what it inserted
+			w.flows[w.cur] = f
+		}
+		if f != nil && p.Class == packet.Flow && w.known(p, f, info) {
+			w.out.add(p.Out, uint16(w.cur))
+			continue
+		}
+		switch r := w.unknown(p, info); r {
+		case Forwarded:
+			w.out.add(p.Out, uint16(w.cur))
+		case Answered:
+		default:
+			from.drops[r].Add(1)
+		}
+	}
+	return true
+}
+
+// known forwards a packet of a flow that was decided in this generation: it
+// rewrites the headers in place and sets p.Out. It reports false, with the
+// packet unchanged, if anything about it calls for a second look.
+func (w *worker) known(p *packet.Packet, f *nat.Flow, info *PortInfo) bool {
+	const closing = packet.TCPSyn | packet.TCPFin | packet.TCPRst
+	if f.Gen != w.tables.Gen || p.TCPFlags&closing != 0 || p.WireLen() > int(f.MTU) {
+		return false
+	}
+	frame := w.in.Buf[p.Off:]
+	if info.Kind == PortPod && [6]byte(frame[6:12]) != info.MAC {
+		return false
+	}
+	if p.Tuple.Flags&packet.Routed == 0 && [6]byte(frame[:6]) != f.DstMAC {
+		return false
+	}
+	if f.LastSeen != w.seconds {
+		if !w.conns.Touch(f.Conn, f.Dir(), w.seconds, f.Packets, f.Bytes) {
+			f.Gen = 0
+			return false
+		}
+		f.LastSeen = w.seconds
+		f.Packets, f.Bytes = 0, 0
+	}
+	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
+		return false
+	}
+	apply(w.in, p, f)
+	return true
+}
+
+// apply does to a packet what its flow says. The TTL is the caller's.
+func apply(b *packet.Batch, p *packet.Packet, f *nat.Flow) {
+	if f.Flags&nat.Rewrites != 0 {
+		f.Rewrite(b, p)
+	}
+	if p.Tuple.Flags&packet.Routed != 0 {
+		frame := b.Buf[p.Off:]
+		*(*[6]byte)(frame[0:6]) = f.DstMAC
+		*(*[6]byte)(frame[6:12]) = f.SrcMAC
+	}
+	f.Packets += uint32(p.Segments())
+	f.Bytes += uint64(p.Len)
+	p.Out, p.Peer = f.Out, f.Peer
+}
+
+// outputs groups the packets of a batch by the port that sends them, each
+// group in the order of arrival.
+type outputs struct {
+	groups []group
+	used   int
+}
+
+type group struct {
+	port uint16
+	n    int
+	idx  [packet.BatchSize]uint16
+}
+
+// add appends packet i to the group of a port. A batch rarely has more than a
+// few ports, so the groups are searched, the last one first.
+func (o *outputs) add(port, i uint16) {
+	for k := o.used - 1; k >= 0; k-- {
+		if g := &o.groups[k]; g.port == port && g.n < len(g.idx) {
+			g.idx[g.n] = i
+			g.n++
+			return
+		}
+	}
+	if o.used == len(o.groups) {
+		o.groups = append(o.groups, group{})
+	}
+	g := &o.groups[o.used]
+	o.used++
+	g.port, g.n = port, 1
+	g.idx[0] = i
+}
+
+// flush sends every group and forgets them.
+func (w *worker) flush(b *packet.Batch, o *outputs) {
+	tap := w.sw.taps.active.Load()
+	for k := range o.groups[:o.used] {
+		g := &o.groups[k]
+		a := w.sw.port(g.port)
+		if a == nil {
+			w.sw.drops[PortGone].Add(uint64(g.n))
+			continue
+		}
+		idx := g.idx[:g.n]
+		if tap != nil {
+			tap.seeOut(b, idx, a, w.now)
+		}
+		var packets, bytes uint64
+		for _, i := range idx {
+			p := &b.Packets[i]
+			segments := uint64(p.Segments())
+			packets += segments
+			bytes += uint64(p.Len) + (segments-1)*uint64(p.HdrLen)
+		}
+		sent, _ := a.port.Write(b, idx)
+		a.txPackets.Add(packets)
+		a.txBytes.Add(bytes)
+		if lost := len(idx) - sent; lost > 0 {
+			a.drops[QueueFull].Add(uint64(lost))
+		}
+	}
+	o.used = 0
+}

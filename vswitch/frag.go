@@ -1,0 +1,164 @@
+package vswitch
+
+import (
+	"vswitch/nat"
+	"vswitch/vswitch/fib"
+	"vswitch/vswitch/packet"
+)
+
+// Bounds of what is kept for fragmented datagrams, a worker. What does not fit
+// is dropped: a fragment that cannot be matched is never let through.
+const (
+	maxDatagrams = 1024
+	maxWaiting   = 512 << 10 // bytes
+	fragTimeout  = 15        // seconds (RFC 8200: 60 at most)
+)
+
+// fragments remembers, by the identification that all fragments of a datagram
+// share, what was decided for the first one; only that one has ports. Fragments
+// that overtake it wait.
+type fragments struct {
+	m       map[fragKey]*datagram
+	waiting int // bytes
+}
+
+type fragKey struct {
+	src, dst packet.Addr
+	id       uint32
+	in       uint16
+	proto    uint8
+}
+
+type datagram struct {
+	flow    nat.Flow
+	hop     *fib.Hop // nil until the first fragment was decided
+	denied  bool
+	expires uint32
+	waiting [][]byte
+}
+
+func newFragments() *fragments { return &fragments{m: map[fragKey]*datagram{}} }
+
+// get returns the datagram of a key, a new one if need be, or nil when there
+// are too many.
+func (fs *fragments) get(k fragKey, now uint32) *datagram {
+	d := fs.m[k]
+	if d == nil {
+		if len(fs.m) >= maxDatagrams {
+			return nil
+		}
+		d = &datagram{expires: now + fragTimeout}
+		fs.m[k] = d
+	}
+	return d
+}
+
+// expire forgets datagrams whose time is over.
+func (fs *fragments) expire(now uint32) {
+	for k, d := range fs.m {
+		if int32(now-d.expires) >= 0 {
+			fs.release(d)
+			delete(fs.m, k)
+		}
+	}
+}
+
+func (fs *fragments) release(d *datagram) {
+	for _, f := range d.waiting {
+		fs.waiting -= len(f)
+	}
+	d.waiting = nil
+}
+
+// fragment forwards one fragment the way its first one went.
+func (w *worker) fragment(p *packet.Packet, info *PortInfo) Reason {
+	if r := w.source(w.in, p, info); r != Forwarded {
+		return r
+	}
+	id, off, more := w.in.FragmentID(p)
+	length := int(p.Len) - int(p.L4)
+	// Overlapping tricks start with a first fragment that ends inside the
+	// transport header, or a second one that begins there (RFC 1858, RFC 3128).
+	if length <= 0 || off+length > packet.MaxIP || more && length%8 != 0 || off == 8 && p.Tuple.Proto == packet.ProtoTCP {
+		return Malformed
+	}
+	t := &p.Tuple
+	d := w.frags.get(fragKey{t.Src, t.Dst, id, t.In, t.Proto}, w.seconds)
+	switch {
+	case d == nil:
+		return FragmentLost
+	case off == 0:
+		return w.firstFragment(p, d, info)
+	case d.denied:
+		return FragmentLost
+	case d.hop == nil:
+		return w.wait(p, d)
+	}
+	return w.follow(p, d)
+}
+
+// firstFragment decides for the whole datagram, and sends after it what came earlier.
+func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Reason {
+	if d.hop != nil || d.denied {
+		return FragmentLost // a second first fragment: an overlap
+	}
+	v := w.decide(w.in, p, info, &d.flow)
+	if v.reason != Forwarded {
+		d.denied = true
+		w.frags.release(d)
+		switch v.reason {
+		case Answered: // nothing on the switch itself takes fragments
+			return NoListener
+		case NoRoute:
+			w.unreachable(p)
+		}
+		return v.reason
+	}
+	d.hop = v.hop
+	if r := w.follow(p, d); r != Forwarded {
+		return r
+	}
+	// This fragment leaves from the batch it came in, the others from the
+	// batch of what the switch made, which is flushed after it.
+	for _, frame := range d.waiting {
+		if w.made.Full() {
+			break // they count as lost on the way
+		}
+		q := w.made.Append(frame)
+		q.In = p.In
+		w.made.Parse(q)
+		q.Tuple.Flags = p.Tuple.Flags
+		if q.Tuple.Flags&packet.Routed == 0 || w.made.DecrementTTL(q) {
+			apply(w.made, q, &d.flow)
+			w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+		}
+	}
+	w.frags.release(d)
+	return Forwarded
+}
+
+// follow sends a fragment the way that was decided.
+func (w *worker) follow(p *packet.Packet, d *datagram) Reason {
+	if d.flow.Gen != w.tables.Gen {
+		return FragmentLost // the world changed in the middle of a datagram
+	}
+	if r := w.fits(p, d.hop); r != Forwarded {
+		return r
+	}
+	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
+		w.timeExceeded(p)
+		return TTLExpired
+	}
+	apply(w.in, p, &d.flow)
+	return Forwarded
+}
+
+// wait keeps a fragment that came before the first one.
+func (w *worker) wait(p *packet.Packet, d *datagram) Reason {
+	if w.frags.waiting+int(p.Len) > maxWaiting {
+		return FragmentLost
+	}
+	d.waiting = append(d.waiting, w.in.AppendTo(nil, p))
+	w.frags.waiting += int(p.Len)
+	return Answered
+}

@@ -1,0 +1,75 @@
+package vswitch
+
+// Reason says what became of a packet. The zero value is a drop: a path that
+// forgets to decide forwards nothing.
+type Reason uint8
+
+// Reasons. Their names are stable; operators and tests rely on them.
+const (
+	// Unexplained is the zero value; it counts packets that a panic in packet
+	// code took with it.
+	Unexplained Reason = iota
+	// Forwarded: not a drop.
+	Forwarded
+	// Answered: the switch itself replied (ARP, echo); not a drop.
+	Answered
+	Malformed
+	UnknownEtherType
+	Spoofed
+	NotAttached
+	NoRoute
+	TTLExpired
+	TooBig
+	TableFull
+	UnrelatedICMP
+	MulticastLimit
+	NoListener
+	FragmentLost
+	PortGone
+	QueueFull
+	UnknownMAC
+	Blackholed
+
+	numReasons
+)
+
+var reasonNames = [numReasons]string{
+	Unexplained:      "panic",
+	Forwarded:        "",
+	Answered:         "answered",
+	Malformed:        "malformed",
+	UnknownEtherType: "unknown-ethertype",
+	Spoofed:          "spoofed",
+	NotAttached:      "not-attached",
+	NoRoute:          "no-route",
+	TTLExpired:       "ttl-expired",
+	TooBig:           "too-big",
+	TableFull:        "table-full",
+	UnrelatedICMP:    "unrelated-icmp-error",
+	MulticastLimit:   "multicast-limit",
+	NoListener:       "no-listener",
+	FragmentLost:     "fragment-lost",
+	PortGone:         "port-gone",
+	QueueFull:        "queue-full",
+	UnknownMAC:       "unknown-mac",
+	Blackholed:       "blackhole",
+}
+
+// String returns the stable kebab-case word, empty for Forwarded.
+func (r Reason) String() string {
+	if r < numReasons {
+		return reasonNames[r]
+	}
+	return "reason-?"
+}
+
+// Reasons returns all reasons for which a packet can die.
+func Reasons() []Reason {
+	var rs []Reason
+	for r := range numReasons {
+		if r != Forwarded && r != Answered {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}

@@ -1,0 +1,101 @@
+package vswitch
+
+import (
+	"vswitch/vswitch/fib"
+	"vswitch/vswitch/packet"
+)
+
+// PortKind says who is behind a port, and so what its frames may claim.
+type PortKind uint8
+
+// Kinds of ports. The zero value forwards nothing.
+const (
+	// PortClosed drops all that comes in.
+	PortClosed PortKind = iota
+	// PortPod is a pod: it speaks as its own MAC and addresses only.
+	PortPod
+	// PortOverlay is the VXLAN link; packets carry the peer they came from.
+	PortOverlay
+	// PortUplink is an interface to the other nodes without encapsulation
+	// (mode direct). Sources must lie in some peer's ranges.
+	PortUplink
+)
+
+// PortInfo is what the world says of a port. It is immutable.
+type PortInfo struct {
+	Kind PortKind
+	// Name is the pod ("shop/web-1"), or "overlay" or "uplink".
+	Name string
+	// MAC is the pod's.
+	MAC [6]byte
+	// Addrs are the pod's addresses.
+	Addrs []packet.Addr
+	// MTU is the largest IP packet the port's other end takes, bytes.
+	MTU uint16
+}
+
+// owns reports whether a is one of the port's addresses.
+func (i *PortInfo) owns(a *packet.Addr) bool {
+	for k := range i.Addrs {
+		if i.Addrs[k] == *a {
+			return true
+		}
+	}
+	return false
+}
+
+// PeerInfo is what the world says of another node. It is immutable.
+type PeerInfo struct {
+	Name string
+	// MAC is the peer's VTEP MAC, the Ethernet destination of what we send it.
+	MAC [6]byte
+}
+
+// Tables is the world as the data plane sees it: immutable, published as a
+// whole, loaded once per batch. A change makes a new Tables that shares with
+// the old one all that did not change.
+type Tables struct {
+	// Gen is the generation, given by Publish. It is never 0 in use.
+	Gen uint32
+	// Node is this node's name.
+	Node string
+	// GatewayMAC is the switch's own MAC on every pod port. VTEPMAC is the one
+	// that peers send to.
+	GatewayMAC, VTEPMAC [6]byte
+	// Gateway4 and Gateway6 are the addresses the switch speaks with. Zero: the
+	// family is not in use.
+	Gateway4, Gateway6 packet.Addr
+	// Ports and Peers are indexed by id; nil where there is none.
+	Ports []*PortInfo
+	Peers []*PeerInfo
+	// Routes leads to pods, peers and the switch's own addresses.
+	Routes fib.Table
+}
+
+// Port returns what the tables say of a port, or nil.
+func (t *Tables) Port(id uint16) *PortInfo {
+	if int(id) < len(t.Ports) {
+		return t.Ports[id]
+	}
+	return nil
+}
+
+// Peer returns what the tables say of the peer that a packet came in from
+// (packet.Packet.In), or nil.
+func (t *Tables) Peer(in uint16) *PeerInfo {
+	if in < packet.PeerBase {
+		return nil
+	}
+	if id := int(in - packet.PeerBase); id < len(t.Peers) {
+		return t.Peers[id]
+	}
+	return nil
+}
+
+// gateway returns the address that the switch speaks with in the family of a.
+func (t *Tables) gateway(a *packet.Addr) packet.Addr {
+	if a.Is4() {
+		return t.Gateway4
+	}
+	return t.Gateway6
+}
