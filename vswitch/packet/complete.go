@@ -90,8 +90,7 @@ func transportOK(h []byte, off int, proto uint8) bool {
 // sctpSum returns the CRC32c of the SCTP packet l with its checksum field
 // taken as zero.
 func sctpSum(l []byte) uint32 {
-	var zero [4]byte
 	c := crc32.Update(0, castagnoli, l[:8])
-	c = crc32.Update(c, castagnoli, zero[:])
+	c = crc32.Update(c, castagnoli, zeros[:4])
 	return crc32.Update(c, castagnoli, l[12:])
 }

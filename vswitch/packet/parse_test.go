@@ -394,12 +394,13 @@ func reference(data []byte) (t Tuple, ok bool) {
 	}
 	var l4 []byte
 	if ip, _ := pkt.Layer(layers.LayerTypeIPv4).(*layers.IPv4); ip != nil {
-		if ip.Flags&layers.IPv4MoreFragments != 0 || ip.FragOffset != 0 || ip.Version != 4 || binary.BigEndian.Uint16(data[12:]) != EtherTypeIPv4 {
+		if ip.Flags&layers.IPv4MoreFragments != 0 || ip.FragOffset != 0 || ip.Version != 4 || binary.BigEndian.Uint16(data[12:]) != EtherTypeIPv4 ||
+			binary.BigEndian.Uint16(data[16:]) == 0 { // gopacket takes that for a superpacket
 			return t, false
 		}
 		t.Src, t.Dst, t.Proto, l4 = mapped([4]byte(ip.SrcIP)), mapped([4]byte(ip.DstIP)), uint8(ip.Protocol), ip.Payload
 	} else if ip, _ := pkt.Layer(layers.LayerTypeIPv6).(*layers.IPv6); ip != nil {
-		if ip.Version != 6 || binary.BigEndian.Uint16(data[12:]) != EtherTypeIPv6 || ip.HopByHop != nil {
+		if ip.Version != 6 || binary.BigEndian.Uint16(data[12:]) != EtherTypeIPv6 || ip.HopByHop != nil || ip.Length == 0 {
 			return t, false
 		}
 		t.Src, t.Dst, t.Proto, l4 = Addr(ip.SrcIP), Addr(ip.DstIP), uint8(ip.NextHeader), ip.Payload

@@ -150,7 +150,7 @@ func echo(typ, proto uint8) bool {
 	return typ == 128 || typ == 129
 }
 
-// zeros feeds the CRC of rewriteSCTP.
+// zeros feeds the CRC of SCTP.
 var zeros [4096]byte
 
 // rewriteSCTP puts t's ports into the SCTP packet l. Its CRC32c covers them, but
@@ -165,10 +165,13 @@ func rewriteSCTP(l []byte, t *Translation) {
 	if d == [4]byte{} || len(l) < 12 {
 		return
 	}
-	// crc32.Update inverts the register before and after; undone here.
-	c := crc32.Update(^uint32(0), castagnoli, d[:])
-	for n := len(l) - 4; n > 0; n -= len(zeros) {
-		c = crc32.Update(c, castagnoli, zeros[:min(n, len(zeros))])
+	var c uint32
+	for _, v := range d { // by hand: what is given to crc32.Update escapes
+		c = castagnoli[byte(c)^v] ^ c>>8
 	}
-	binary.LittleEndian.PutUint32(l[8:12], binary.LittleEndian.Uint32(l[8:12])^^c)
+	for n := len(l) - 4; n > 0; n -= len(zeros) {
+		// It inverts the register before and after; undone here.
+		c = ^crc32.Update(^c, castagnoli, zeros[:min(n, len(zeros))])
+	}
+	binary.LittleEndian.PutUint32(l[8:12], binary.LittleEndian.Uint32(l[8:12])^c)
 }
