@@ -69,8 +69,11 @@ func mapped(b [4]byte) (a packet.Addr) {
 }
 
 // host reports whether an IPv4 address may be that of a host: not in 0.0.0.0/8,
-// not multicast, reserved or broadcast.
-func host(a *packet.Addr) bool { return a[12] != 0 && a[12] < 224 }
+// not multicast, not 255.255.255.255. The rest of 240.0.0.0/4 is reserved, and
+// in use as private space all the same.
+func host(a *packet.Addr) bool {
+	return a[12] != 0 && a[12]&0xf0 != 0xe0 && binary.BigEndian.Uint32(a[12:]) != 0xffffffff
+}
 
 // station reports whether mac is one interface's: neither a group's nor zero.
 func station(mac *[6]byte) bool { return mac[0]&1 == 0 && *mac != [6]byte{} }
