@@ -7,11 +7,11 @@ import (
 
 // TrainOptions says how AddTrain treats what it is given.
 type TrainOptions struct {
-	// Verify checks the transport checksum of every frame. One that is wrong
-	// becomes a packet of its own with its wrong checksum, and its receiver
-	// drops it. Without Verify, the caller vouches for the frames: all are
-	// taken for right, which hides errors that happened before the sender
-	// encapsulated them.
+	// Verify checks the transport checksum of every frame that could be part
+	// of a train. One that is wrong becomes a packet of its own with its wrong
+	// checksum, and its receiver drops it. Without Verify, the caller vouches
+	// for the frames: all are taken for right, which hides errors that happened
+	// before the sender encapsulated them.
 	Verify bool
 }
 
@@ -31,241 +31,244 @@ func (b *Batch) AddTrain(off, stride, n, inner int, o TrainOptions) (added, drop
 	}
 	b.Take(off + n)
 	before := len(b.Packets)
-	j := joiner{b: b, stride: stride, inner: inner}
+	t := train{buf: b.Buf, stride: stride, inner: inner, verify: o.Verify}
 	for at, end := off, off+n; at < end; at += stride {
 		next := min(at+stride, end)
+		if t.p != nil && t.join(at, next) {
+			continue
+		}
+		t.close()
 		if at+inner >= next {
-			j.close()
 			dropped++
 			continue
 		}
-		var s segment
-		s.parse(b.Buf[at+inner : next])
-		good := !o.Verify || (s.kind != GSONone && transportOK(s.frame[EthernetLen:], s.l4-EthernetLen, s.proto()))
-		if !good {
-			s.kind = GSONone
-		}
-		if j.join(&s) {
-			continue
-		}
-		j.close()
 		if len(b.Packets) == BatchSize {
 			dropped += (end - at + stride - 1) / stride
 			break
 		}
-		p := b.Add(at+inner, next-at-inner)
-		if good {
-			p.Flags = Verified
-		}
-		j.open(p, &s)
+		t.open(b.Add(at+inner, next-at-inner))
 	}
-	j.close()
+	t.close()
 	return len(b.Packets) - before, dropped
 }
 
-// segment is a frame seen as a candidate for a train. Its kind is GSONone if it
-// can be part of none.
-type segment struct {
-	frame   []byte
+// train is the packet that AddTrain grows, and what its next segment must be like.
+type train struct {
+	buf           []byte // Batch.Buf
+	stride, inner int
+	verify        bool
+
+	p       *Packet // nil while there is none that could grow
+	head    []byte  // frame of the first segment
 	kind    GSO
-	l4      int // offset of the transport header
-	hdr     int // length of all headers
-	payload int
-	seq     uint32
-	flags   uint8 // of TCP
+	l4      int    // offset of the transport header
+	hdr     int    // length of all headers
+	payload int    // of the first segment
+	count   int    // segments so far
+	seq     uint32 // of the next segment, TCP
+	id      uint16 // IPv4 identification of the last
+	flags   uint8  // of all segments, TCP
+	pseudo  uint64 // folded le sum of the pseudo header without length
 }
 
-func (s *segment) proto() uint8 {
-	if s.kind == GSOUDPL4 {
-		return ProtoUDP
+// open makes p the head of a train that may grow, if it is of a kind that can.
+func (t *train) open(p *Packet) {
+	f := t.buf[p.Off : p.Off+p.Len]
+	if !t.verify {
+		p.Flags = Verified
 	}
-	return ProtoTCP
+	if !t.parse(f) {
+		return
+	}
+	t.pseudo = uint64(fold(add(sum(addresses(f[EthernetLen:])), uint64(f[t.l4-t.protoBack()])<<8)))
+	if t.verify && !t.right(f) {
+		return
+	}
+	p.Flags = Verified
+	if t.flags&(TCPPsh|TCPFin) != 0 {
+		return // no more may follow
+	}
+	t.p, t.head, t.count = p, f, 1
 }
+
+// protoBack returns how far before the transport header the protocol stands.
+func (t *train) protoBack() int {
+	if t.v4() {
+		return 11
+	}
+	return 34
+}
+
+func (t *train) v4() bool { return t.l4 == EthernetLen+20 }
 
 // parse finds out whether the frame f may be in a train: TCP with payload and
 // ACK, without SYN, RST or URG; UDP with payload and checksum; no IP options,
 // extension headers, fragments or padding.
-func (s *segment) parse(f []byte) {
-	s.frame = f
+func (t *train) parse(f []byte) bool {
 	if len(f) < EthernetLen+20+8 {
-		return
+		return false
 	}
 	h := f[EthernetLen:]
 	var proto byte
 	switch binary.BigEndian.Uint16(f[12:14]) {
 	case EtherTypeIPv4:
-		frag := binary.BigEndian.Uint16(h[6:8])
-		if h[0] != 0x45 || frag&^ipDF != 0 || int(binary.BigEndian.Uint16(h[2:4])) != len(h) || sumIPv4(h) != 0xffff {
-			return
+		if h[0] != 0x45 || binary.BigEndian.Uint16(h[6:8])&^ipDF != 0 || !rightIPv4(h) {
+			return false
 		}
-		s.l4, proto = EthernetLen+20, h[9]
+		t.l4, proto = EthernetLen+20, h[9]
+		t.id = binary.BigEndian.Uint16(h[4:6])
 	case EtherTypeIPv6:
-		if len(h) < 48 || h[0]>>4 != 6 || 40+int(binary.BigEndian.Uint16(h[4:6])) != len(h) {
-			return
+		if len(h) < 40+8 || h[0]>>4 != 6 || int(binary.BigEndian.Uint16(h[4:6])) != len(h)-40 {
+			return false
 		}
-		s.l4, proto = EthernetLen+40, h[6]
+		t.l4, proto = EthernetLen+40, h[6]
 	default:
-		return
+		return false
 	}
-	l := f[s.l4:]
+	l := f[t.l4:]
 	switch proto {
 	case ProtoTCP:
-		s.parseTCP(l)
+		return t.parseTCP(l)
 	case ProtoUDP:
-		if int(binary.BigEndian.Uint16(l[4:6])) == len(l) && len(l) > 8 && l[6]|l[7] != 0 {
-			s.hdr, s.payload, s.kind = s.l4+8, len(l)-8, GSOUDPL4
-		}
+		t.kind, t.hdr, t.payload, t.flags = GSOUDPL4, t.l4+8, len(l)-8, 0
+		return len(l) > 8 && rightUDP(l)
 	}
+	return false
 }
 
-func (s *segment) parseTCP(l []byte) {
+func (t *train) parseTCP(l []byte) bool {
 	if len(l) < 20 {
-		return
+		return false
 	}
 	n := int(l[12]>>4) * 4
 	const allowed = TCPAck | TCPPsh | TCPFin | TCPEce | TCPCwr
 	if n < 20 || len(l) <= n || l[13]&^allowed != 0 || l[13]&TCPAck == 0 {
-		return
-	}
-	s.hdr, s.payload = s.l4+n, len(l)-n
-	s.seq, s.flags = binary.BigEndian.Uint32(l[4:8]), l[13]
-	s.kind = GSOTCPv6
-	if s.l4 == EthernetLen+20 {
-		s.kind = GSOTCPv4
-	}
-}
-
-// sumIPv4 returns the folded sum of an IPv4 header without options; 0xffff if
-// its checksum is right.
-func sumIPv4(h []byte) uint16 {
-	return fold(add(add(binary.LittleEndian.Uint64(h[0:8]), binary.LittleEndian.Uint64(h[8:16])),
-		uint64(binary.LittleEndian.Uint32(h[16:20]))))
-}
-
-// joiner grows one train at a time.
-type joiner struct {
-	b             *Batch
-	stride, inner int
-
-	p     *Packet // the train; nil while there is none that could grow
-	head  segment
-	count int   // segments in it
-	flags uint8 // of TCP: PSH and FIN of the last
-	next  uint32
-	id    uint16 // IPv4 identification of the last
-}
-
-// open makes p, whose frame is s, the head of a train that may grow.
-func (j *joiner) open(p *Packet, s *segment) {
-	if s.kind == GSONone {
-		return
-	}
-	j.p, j.head, j.count = p, *s, 1
-	j.next, j.flags = s.seq+uint32(s.payload), s.flags
-	j.id = binary.BigEndian.Uint16(s.frame[EthernetLen+4:])
-	if s.flags&(TCPPsh|TCPFin) != 0 {
-		j.close() // no more may follow
-	}
-}
-
-// join appends s to the open train if it belongs there.
-func (j *joiner) join(s *segment) bool {
-	if j.p == nil || !j.follows(s) {
 		return false
 	}
-	p := j.p
-	p.Len += uint32(s.payload)
-	j.count++
-	j.next += uint32(s.payload)
-	j.id = binary.BigEndian.Uint16(s.frame[EthernetLen+4:])
-	j.flags |= s.flags
-	if s.payload < j.head.payload || s.flags&(TCPPsh|TCPFin) != 0 {
-		j.close()
+	t.kind = GSOTCPv6
+	if t.v4() {
+		t.kind = GSOTCPv4
+	}
+	t.hdr, t.payload, t.flags = t.l4+n, len(l)-n, l[13]
+	t.seq = binary.BigEndian.Uint32(l[4:8]) + uint32(t.payload)
+	return true
+}
+
+// rightIPv4 reports whether total length and checksum of an IPv4 header without
+// options are right for the packet h.
+func rightIPv4(h []byte) bool {
+	le := binary.LittleEndian
+	s := add(le.Uint64(h[0:8]), le.Uint64(h[8:16]))
+	return int(binary.BigEndian.Uint16(h[2:4])) == len(h) && fold(add(s, uint64(le.Uint32(h[16:20])))) == 0xffff
+}
+
+// rightUDP reports whether the UDP datagram l has the length that it says, and
+// a checksum.
+func rightUDP(l []byte) bool {
+	return int(binary.BigEndian.Uint16(l[4:6])) == len(l) && l[6]|l[7] != 0
+}
+
+// right reports whether the transport checksum of f, a segment of the train, is
+// right.
+func (t *train) right(f []byte) bool {
+	l := f[t.l4:]
+	return fold(add(t.pseudo+le16(len(l)), sum(l))) == 0xffff
+}
+
+// join appends the datagram at buf[at:end] to the train if it is what Cut would
+// yield after the segments so far.
+func (t *train) join(at, end int) bool {
+	n := end - at - t.inner - t.hdr
+	if n <= 0 || n > t.payload || int(t.p.Len)+n > MaxFrame {
+		return false
+	}
+	f := t.buf[at+t.inner : end]
+	if !t.sameNetwork(f) || !t.sameTransport(f) || !t.sameTunnel(at) || t.verify && !t.right(f) {
+		return false
+	}
+	t.p.Len += uint32(n)
+	t.count++
+	if t.kind != GSOUDPL4 {
+		t.seq += uint32(n)
+		t.flags |= f[t.l4+13]
+	}
+	if n < t.payload || t.flags&(TCPPsh|TCPFin) != 0 {
+		t.close()
 	}
 	return true
 }
 
-// follows reports whether s is what Cut would yield after the segments so far.
-func (j *joiner) follows(s *segment) bool {
-	h, le := &j.head, binary.LittleEndian
-	if s.kind != h.kind || s.hdr != h.hdr || s.payload > h.payload ||
-		int(j.p.Len)+s.payload > MaxFrame || j.tooLong(s.payload) {
-		return false
+// sameNetwork compares the Ethernet and IP headers of f with the first
+// segment's: all but length, identification and checksum must be equal, and
+// those right. The identification of a packet with DF means nothing (RFC 6864);
+// any other must count up.
+func (t *train) sameNetwork(f []byte) bool {
+	le := binary.LittleEndian
+	if t.v4() {
+		a, c := t.head[:34], f[:34]
+		id := binary.BigEndian.Uint16(c[18:20])
+		ok := le.Uint64(a[0:]) == le.Uint64(c[0:]) && le.Uint64(a[8:]) == le.Uint64(c[8:]) &&
+			le.Uint32(a[20:]) == le.Uint32(c[20:]) && le.Uint64(a[26:]) == le.Uint64(c[26:]) &&
+			rightIPv4(f[EthernetLen:]) && (c[20]&0x40 != 0 || id == t.id+1)
+		t.id = id
+		return ok
 	}
-	a, c := h.frame[:h.hdr], s.frame[:s.hdr]
-	// Ethernet, and of IP the version, header length, class or TOS.
-	if le.Uint64(a[0:]) != le.Uint64(c[0:]) || le.Uint64(a[8:]) != le.Uint64(c[8:]) {
-		return false
-	}
-	if s.l4 == EthernetLen+20 {
-		// Flags, TTL and protocol; addresses. The identification of a packet
-		// with DF means nothing (RFC 6864); else it must count.
-		if le.Uint32(a[20:]) != le.Uint32(c[20:]) || le.Uint64(a[26:]) != le.Uint64(c[26:]) {
-			return false
-		}
-		if c[20]&0x40 == 0 && binary.BigEndian.Uint16(c[18:]) != j.id+1 {
-			return false
-		}
-	} else if le.Uint16(a[16:]) != le.Uint16(c[16:]) || le.Uint16(a[20:]) != le.Uint16(c[20:]) ||
-		!bytes.Equal(a[22:54], c[22:54]) {
-		return false
-	}
-	t, u := a[h.l4:], c[h.l4:]
-	if le.Uint32(t) != le.Uint32(u) || !j.sameTunnel(s) {
-		return false
-	}
-	if s.kind == GSOUDPL4 {
-		return true
-	}
-	// Acknowledgement; data offset and flags but for PSH, FIN and the head's
-	// CWR; window; urgent pointer; options.
-	const last = TCPPsh | TCPFin
-	return s.seq == j.next &&
-		le.Uint32(t[8:]) == le.Uint32(u[8:]) && t[12] == u[12] &&
-		(h.flags&^TCPCwr == s.flags&^last) &&
-		le.Uint16(t[14:]) == le.Uint16(u[14:]) && le.Uint16(t[18:]) == le.Uint16(u[18:]) &&
-		bytes.Equal(t[20:], u[20:])
+	a, c := t.head[:54], f[:54]
+	return le.Uint64(a[0:]) == le.Uint64(c[0:]) && le.Uint64(a[8:]) == le.Uint64(c[8:]) &&
+		le.Uint16(a[16:]) == le.Uint16(c[16:]) && le.Uint16(a[20:]) == le.Uint16(c[20:]) &&
+		le.Uint64(a[22:]) == le.Uint64(c[22:]) && le.Uint64(a[30:]) == le.Uint64(c[30:]) &&
+		le.Uint64(a[38:]) == le.Uint64(c[38:]) && le.Uint64(a[46:]) == le.Uint64(c[46:]) &&
+		int(binary.BigEndian.Uint16(c[18:])) == len(f)-EthernetLen-40
 }
 
-// tooLong reports whether the train's IP packet cannot grow by n bytes: its
-// length field has 16 bits, and that of IPv6 does not count the header.
-func (j *joiner) tooLong(n int) bool { return int(j.p.Len)-EthernetLen+n > MaxIP }
-
-// sameTunnel reports whether s has the tunnel header of the train's head.
-func (j *joiner) sameTunnel(s *segment) bool {
-	at := int(j.p.Off) - j.inner
-	next := at + j.count*j.stride
-	return bytes.Equal(j.b.Buf[at:at+j.inner], j.b.Buf[next:next+j.inner])
+// sameTransport does so with the transport headers: of UDP all but length and
+// checksum; of TCP all but sequence number, which must be the next, checksum,
+// PSH, FIN, and the first segment's CWR.
+func (t *train) sameTransport(f []byte) bool {
+	le := binary.LittleEndian
+	a, c := t.head[t.l4:t.hdr], f[t.l4:t.hdr]
+	if le.Uint32(a) != le.Uint32(c) {
+		return false
+	}
+	if t.kind == GSOUDPL4 {
+		return rightUDP(f[t.l4:])
+	}
+	return binary.BigEndian.Uint32(c[4:]) == t.seq && le.Uint32(a[8:]) == le.Uint32(c[8:]) && a[12] == c[12] &&
+		a[13]&^TCPCwr == c[13]&^(TCPPsh|TCPFin) && le.Uint16(a[14:]) == le.Uint16(c[14:]) &&
+		le.Uint16(a[18:]) == le.Uint16(c[18:]) && bytes.Equal(a[20:], c[20:])
 }
 
-// close ends the open train, if any, and writes its header.
-func (j *joiner) close() {
-	p := j.p
-	j.p = nil
-	if p == nil || j.count < 2 {
+// sameTunnel compares the tunnel header at buf[at:] with the first segment's.
+func (t *train) sameTunnel(at int) bool {
+	first := int(t.p.Off) - t.inner
+	return bytes.Equal(t.buf[first:first+t.inner], t.buf[at:at+t.inner])
+}
+
+// close ends the train, if there is one, and writes the header of the whole.
+func (t *train) close() {
+	p := t.p
+	t.p = nil
+	if p == nil || t.count < 2 {
 		return
 	}
-	s := &j.head
-	p.GSO, p.GSOSize, p.HdrLen, p.Stride = s.kind, uint16(s.payload), uint16(s.hdr), uint16(j.stride)
-	p.Flags = NeedsCsum
-	p.CsumStart, p.CsumOffset = uint16(s.l4), tcpCsum
-	h, l := s.frame[EthernetLen:], s.frame[s.l4:]
-	length := int(p.Len) - s.l4
-	if s.kind == GSOUDPL4 {
+	p.GSO, p.GSOSize, p.HdrLen, p.Stride = t.kind, uint16(t.payload), uint16(t.hdr), uint16(t.stride)
+	p.Flags, p.CsumStart, p.CsumOffset = NeedsCsum, uint16(t.l4), tcpCsum
+	h, l := t.head[EthernetLen:], t.head[t.l4:]
+	length := int(p.Len) - t.l4
+	if t.kind == GSOUDPL4 {
 		p.CsumOffset = udpCsum
 		binary.BigEndian.PutUint16(l[4:6], uint16(length))
 	} else {
-		l[13] = j.flags
-		if j.flags&TCPCwr != 0 {
+		l[13] = t.flags
+		if t.flags&TCPCwr != 0 {
 			p.GSO |= GSOECN
 		}
 	}
-	if s.l4 == EthernetLen+20 {
+	if t.v4() {
 		binary.BigEndian.PutUint16(h[2:4], uint16(int(p.Len)-EthernetLen))
 		putHeaderSum(h)
 	} else {
 		binary.BigEndian.PutUint16(h[4:6], uint16(length))
 	}
-	pseudo := add(sum(addresses(h)), uint64(s.proto())<<8)
-	binary.LittleEndian.PutUint16(l[p.CsumOffset:], fold(add(pseudo, le16(length))))
+	binary.LittleEndian.PutUint16(l[p.CsumOffset:], fold(t.pseudo+le16(length)))
 }
