@@ -41,6 +41,7 @@ type Config struct {
 type Fabric struct {
 	Nodes []*Node
 	cfg   Config
+	ctx   context.Context // of the running switches; nil before Start
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
 }
@@ -127,6 +128,9 @@ func (f *Fabric) AddNode() (*Node, error) {
 	}
 	f.Nodes = append(f.Nodes, n)
 	n.Switch.Publish(n.compiler.Publish())
+	if f.ctx != nil {
+		f.run(n)
+	}
 	return n, nil
 }
 
@@ -231,11 +235,14 @@ func (f *Fabric) Settle() int {
 
 // Start runs the switches of a fabric that is not Inline.
 func (f *Fabric) Start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	f.stop = cancel
+	f.ctx, f.stop = context.WithCancel(context.Background())
 	for _, n := range f.Nodes {
-		f.wg.Go(func() { _ = n.Switch.Run(ctx) }) // ends with ctx
+		f.run(n)
 	}
+}
+
+func (f *Fabric) run(n *Node) {
+	f.wg.Go(func() { _ = n.Switch.Run(f.ctx) }) // ends with the context
 }
 
 // Close stops all switches. Pods' ports stay open.

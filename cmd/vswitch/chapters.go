@@ -1,0 +1,271 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"vswitch/vswitch/agent"
+)
+
+// stage is a cluster that the demo plays on: real nodes and pods of this
+// machine, or a cluster in memory.
+type stage interface {
+	// AddPod starts a pod that answers its name, on a node.
+	AddPod(ctx context.Context, node, name string) (actor, error)
+	DeletePod(ctx context.Context, name string) error
+	// Call connects from a pod to an address and returns the first line that
+	// the other side says.
+	Call(ctx context.Context, from string, to netip.AddrPort) (string, error)
+	// Stream sends bytes from a pod to an address that sends them back, and
+	// compares checksums. Halfway through it calls half, if that is not nil.
+	Stream(ctx context.Context, from string, to netip.AddrPort, bytes int64, half func()) error
+	// Watch calls see for every packet at every port until stop is called.
+	Watch(ctx context.Context, see func(agent.Sight)) (stop func(), err error)
+	// KillNode kills a node as a crash would, and waits until it has come back.
+	KillNode(ctx context.Context, node string) error
+	AddNode(ctx context.Context) (string, error)
+	Close() error
+}
+
+// actor is a pod of the demo.
+type actor struct {
+	Name string // "shop/front"
+	Node string
+	IPs  []netip.Addr
+}
+
+func (a actor) at(i int) netip.AddrPort { return netip.AddrPortFrom(a.IPs[i], demoPort) }
+
+func (a actor) String() string { return fmt.Sprintf("%s (%s on %s)", a.Name, list(a.IPs), a.Node) }
+
+// demoPort is where the demo's pods answer.
+const demoPort = 8080
+
+// chapter is one part of the life of a packet. It returns what was shown, in
+// one sentence, or why it failed.
+type chapter struct {
+	Title string
+	play  func(ctx context.Context, d *demo) (string, error)
+}
+
+var chapters = []chapter{
+	{"Pod to pod on one node", sameNode},
+	{"Pod to pod across nodes", acrossNodes},
+	{"Dealing with change", change},
+}
+
+// sameNode: two pods of a node are neighbors on an Ethernet; the switch bridges.
+func sameNode(ctx context.Context, d *demo) (string, error) {
+	front, err := d.pod(ctx, "node1", "shop/front")
+	if err != nil {
+		return "", err
+	}
+	cart, err := d.pod(ctx, "node1", "shop/cart")
+	if err != nil {
+		return "", err
+	}
+	d.say("%s calls %s", front, cart)
+	for i := range cart.IPs {
+		hops, err := d.call(ctx, front, cart, i, i == 0)
+		if err != nil {
+			return "", err
+		}
+		if err := path(hops, "node1 shop/front in", "node1 shop/cart out"); err != nil {
+			return "", err
+		}
+		if in, out := hops[0], hops[1]; in.TTL != out.TTL || in.DstMAC != out.DstMAC || in.SrcMAC != out.SrcMAC {
+			return "", fmt.Errorf("a bridged packet changed on its way: %+v, %+v", in, out)
+		}
+	}
+	return "neighbors on one Ethernet: the frame arrived as it was sent, TTL and MACs unchanged", nil
+}
+
+// acrossNodes: the gateway routes into the overlay, the other node out of it.
+func acrossNodes(ctx context.Context, d *demo) (string, error) {
+	front, err := d.pod(ctx, "node1", "shop/front")
+	if err != nil {
+		return "", err
+	}
+	db, err := d.pod(ctx, "node2", "shop/db")
+	if err != nil {
+		return "", err
+	}
+	d.say("%s calls %s", front, db)
+	for i := range db.IPs {
+		hops, err := d.call(ctx, front, db, i, i == 0)
+		if err != nil {
+			return "", err
+		}
+		if err := path(hops, "node1 shop/front in", "node1 overlay out", "node2 overlay in", "node2 shop/db out"); err != nil {
+			return "", err
+		}
+		if first, last := hops[0], hops[3]; last.TTL != first.TTL-2 {
+			return "", fmt.Errorf("two routers should have taken 2 of the TTL: %d became %d", first.TTL, last.TTL)
+		}
+	}
+	const size = 64 << 20
+	start := time.Now()
+	if err := d.stage.Stream(ctx, front.Name, db.at(0), size, nil); err != nil {
+		return "", err
+	}
+	took := time.Since(start)
+	d.say("64 MiB there and back with equal sha256, %.1f Gb/s both ways together", float64(size)*2*8/float64(took))
+	return "routed twice, carried in VXLAN between the nodes, and every byte arrived", nil
+}
+
+// change: pods and nodes come and go.
+func change(ctx context.Context, d *demo) (string, error) {
+	front, err := d.pod(ctx, "node1", "shop/front")
+	if err != nil {
+		return "", err
+	}
+	db, err := d.pod(ctx, "node2", "shop/db")
+	if err != nil {
+		return "", err
+	}
+
+	d.say("%s dies, and comes back with another address", db.Name)
+	if err := d.stage.DeletePod(ctx, db.Name); err != nil {
+		return "", err
+	}
+	start := time.Now()
+	_, err = d.stage.Call(ctx, front.Name, db.at(0))
+	if err == nil {
+		return "", fmt.Errorf("the dead pod still answers at %s", db.at(0))
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		return "", fmt.Errorf("the old address is a black hole: no answer for %s", took.Round(time.Millisecond))
+	}
+	d.detail("its old address says: %s", reason(err))
+	again, err := d.addPod(ctx, "node2", db.Name)
+	if err != nil {
+		return "", err
+	}
+	if slices.Equal(again.IPs, db.IPs) {
+		return "", fmt.Errorf("the pod got the same address %s at once; late packets of others would reach it", list(db.IPs))
+	}
+	if _, err := d.call(ctx, front, again, 0, false); err != nil {
+		return "", err
+	}
+	d.detail("%s answers", again)
+
+	d.say("node2's process is killed in the middle of a transfer, and returns")
+	if err := d.stage.Stream(ctx, front.Name, again.at(0), 256<<20, func() {
+		if err := d.stage.KillNode(ctx, "node2"); err != nil {
+			d.detail("%v", err)
+		}
+	}); err != nil {
+		return "", fmt.Errorf("the transfer did not survive: %w", err)
+	}
+	d.detail("256 MiB there and back with equal sha256: the pods and the connection outlived it")
+
+	node, err := d.stage.AddNode(ctx)
+	if err != nil {
+		return "", err
+	}
+	d.say("%s is added", node)
+	spare, err := d.pod(ctx, node, "shop/spare")
+	if err != nil {
+		return "", err
+	}
+	if _, err := d.call(ctx, front, spare, 0, true); err != nil {
+		return "", err
+	}
+	return "pods, a node process and a whole node changed, and traffic followed", nil
+}
+
+// path checks which ports a packet was seen at, in order.
+func path(hops []agent.Sight, want ...string) error {
+	var got []string
+	for _, h := range hops {
+		dir := "in"
+		if h.Out {
+			dir = "out"
+		}
+		got = append(got, h.Node+" "+h.Port+" "+dir)
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("the packet was seen at [%s], not at [%s]", strings.Join(got, ", "), strings.Join(want, ", "))
+	}
+	return nil
+}
+
+// reason returns the last, most telling part of an error.
+func reason(err error) string {
+	s := err.Error()
+	if i := strings.LastIndex(s, ": "); i >= 0 {
+		s = s[i+2:]
+	}
+	return strings.TrimSpace(s)
+}
+
+// call connects from one pod to an address of another, until that works or a
+// few seconds have passed, and returns where the first packet of the last
+// attempt was seen.
+func (d *demo) call(ctx context.Context, from, to actor, ip int, show bool) ([]agent.Sight, error) {
+	var mu sync.Mutex
+	var seen []agent.Sight
+	stop, err := d.stage.Watch(ctx, func(s agent.Sight) {
+		if s.TCPFlags == "S" && s.Destination == to.at(ip) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, s)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	var answer string
+	for {
+		if answer, err = d.stage.Call(ctx, from.Name, to.at(ip)); err == nil || time.Since(start) > 5*time.Second {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	took := time.Since(start)
+	stop()
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot reach %s at %s: %w", from.Name, to.Name, to.at(ip), err)
+	}
+	if !strings.Contains(answer, to.Name[strings.Index(to.Name, "/")+1:]) {
+		return nil, fmt.Errorf("%s was answered by %q instead of %s", from.Name, answer, to.Name)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	slices.SortFunc(seen, func(a, b agent.Sight) int { return int(a.At - b.At) })
+	hops := lastAttempt(seen)
+	if show {
+		d.hops(hops)
+	}
+	family := "IPv4"
+	if to.IPs[ip].Is6() {
+		family = "IPv6"
+	}
+	d.detail("%s: answered in %s", family, took.Round(10*time.Microsecond))
+	return hops, nil
+}
+
+// lastAttempt returns the sights of the last connection attempt.
+func lastAttempt(seen []agent.Sight) []agent.Sight {
+	if len(seen) == 0 {
+		return nil
+	}
+	source := seen[len(seen)-1].Source
+	var out []agent.Sight
+	for _, s := range seen {
+		if s.Source == source {
+			out = append(out, s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,355 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/kube"
+	"vswitch/vswitch/lab"
+)
+
+// open returns a client of the cluster that --name says.
+func open(c *cobra.Command) (*lab.Client, error) {
+	name, err := c.Flags().GetString("name")
+	if err != nil {
+		return nil, err
+	}
+	return lab.Open(name)
+}
+
+// load reads manifests and prints warnings; what is wrong with them is bad input.
+func load(c *cobra.Command, files []string) (*cluster.Objects, error) {
+	objects, warnings, err := kube.Load(files, c.InOrStdin())
+	for _, w := range warnings {
+		fmt.Fprintln(c.ErrOrStderr(), "warning:", w)
+	}
+	if err != nil {
+		return nil, bad(err)
+	}
+	return objects, nil
+}
+
+// input marks an error that is the input's fault.
+func input(err error) error {
+	if errors.Is(err, lab.ErrInput) || errors.Is(err, lab.ErrNotFound) {
+		return bad(err)
+	}
+	return err
+}
+
+func newUp() *cobra.Command {
+	o := lab.Options{Config: agent.Default()}
+	var files, clusterCIDRs, serviceCIDRs, nodeCIDRs []string
+	c := &cobra.Command{
+		Use:   "up [-f FILE|DIR]... [--nodes N]",
+		Short: "Start a cluster on this machine, without root",
+		Long: `Starts a cluster: a node process for every Node, and the containers of every Pod and
+Deployment as processes in network namespaces of their own. Images are ignored; a pod
+without a command answers its own name on each containerPort.
+
+The cluster runs until Ctrl-C, or with --detach until 'vswitch down'.
+
+  vswitch up --nodes 3
+  vswitch up -f ./k8s --detach
+  cat pods.yaml | vswitch up -f -
+
+Exit codes: 0 it was taken down, 1 it failed, 2 the input is wrong.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if o.Objects, err = load(c, files); err != nil {
+				return err
+			}
+			if o.Name, err = c.Flags().GetString("name"); err != nil {
+				return err
+			}
+			for _, p := range []struct {
+				flag string
+				in   []string
+				out  *[]netip.Prefix
+			}{{"cluster-cidr", clusterCIDRs, &o.Config.ClusterCIDRs}, {"service-cidr", serviceCIDRs, &o.ServiceCIDRs}, {"node-cidr", nodeCIDRs, &o.NodeCIDRs}} {
+				if err := parsePrefixes(p.flag, p.in, p.out); err != nil {
+					return bad(err)
+				}
+			}
+			return up(c, o)
+		},
+	}
+	f := c.Flags()
+	f.StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
+	f.IntVar(&o.Nodes, "nodes", 3, "number of nodes, if the manifests name none")
+	f.BoolVarP(&o.Detach, "detach", "d", false, "return when the cluster is up, and leave it running")
+	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
+	f.StringArrayVar(&serviceCIDRs, "service-cidr", nil, "range of services, one per family (default 10.96.0.0/16 and fd00:10:96::/112)")
+	f.StringArrayVar(&nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64)")
+	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay)")
+	return c
+}
+
+func parsePrefixes(flag string, in []string, out *[]netip.Prefix) error {
+	if len(in) > 0 {
+		*out = nil
+	}
+	for _, s := range in {
+		for _, one := range strings.Split(s, ",") {
+			p, err := netip.ParsePrefix(one)
+			if err != nil {
+				return fmt.Errorf("--%s %q is not a range such as 10.244.0.0/16", flag, one)
+			}
+			*out = append(*out, p)
+		}
+	}
+	return nil
+}
+
+func up(c *cobra.Command, o lab.Options) error {
+	out := c.OutOrStdout()
+	o.Progress = func(line string) { fmt.Fprintln(out, line) }
+	client, err := lab.Start(c.Context(), o)
+	if err != nil {
+		return input(err)
+	}
+	defer client.Close()
+	if err := printStatus(c.Context(), out, client); err != nil {
+		return err
+	}
+	if o.Detach {
+		fmt.Fprintf(out, "\nIt runs until '%s'.\n", command(o.Name, "down"))
+		return nil
+	}
+	fmt.Fprintf(out, "\nPress Ctrl-C to take it down. In another terminal:\n  %s\n  %s\n",
+		command(o.Name, "get pods -A"), command(o.Name, "exec NAMESPACE/POD -- sh"))
+	ended := make(chan error, 1)
+	go func() { ended <- client.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-c.Context().Done():
+		fmt.Fprintln(out, "\ntaking it down")
+		client.Close()
+		return <-ended
+	}
+}
+
+// command writes a command line of this program for a cluster.
+func command(name, rest string) string {
+	if name == "default" {
+		return "vswitch " + rest
+	}
+	return "vswitch --name " + name + " " + rest
+}
+
+func newDown() *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Take the cluster down, and leave nothing behind",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := open(c)
+			if err != nil {
+				return err
+			}
+			return client.Down(c.Context())
+		},
+	}
+}
+
+func newApply() *cobra.Command {
+	var files []string
+	c := &cobra.Command{
+		Use:   "apply -f FILE|DIR...",
+		Short: "Create or change objects of the running cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			objects, err := load(c, files)
+			if err != nil {
+				return err
+			}
+			client, err := open(c)
+			if err != nil {
+				return err
+			}
+			results, err := client.Apply(c.Context(), objects)
+			if err != nil {
+				return input(err)
+			}
+			for _, r := range results {
+				fmt.Fprintln(c.OutOrStdout(), r)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
+	_ = c.MarkFlagRequired("filename") // the flag exists
+	return c
+}
+
+func newDelete() *cobra.Command {
+	var files []string
+	var namespace string
+	c := &cobra.Command{
+		Use:   "delete (-f FILE|DIR... | KIND NAME...)",
+		Short: "Delete objects of the running cluster",
+		Example: `  vswitch delete -f pods.yaml
+  vswitch delete pod web-1 -n shop`,
+		RunE: func(c *cobra.Command, args []string) error {
+			refs, err := refsOf(c, files, namespace, args)
+			if err != nil {
+				return err
+			}
+			client, err := open(c)
+			if err != nil {
+				return err
+			}
+			if err := client.Delete(c.Context(), refs); err != nil {
+				return input(err)
+			}
+			for _, r := range refs {
+				fmt.Fprintf(c.OutOrStdout(), "%s/%s deleted\n", r.Kind.Resource(), r.Name)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of the objects")
+	return c
+}
+
+// refsOf returns what a delete command names.
+func refsOf(c *cobra.Command, files []string, namespace string, args []string) (refs []cluster.Ref, err error) {
+	switch {
+	case len(files) > 0 && len(args) == 0:
+		objects, err := load(c, files)
+		if err != nil {
+			return nil, err
+		}
+		return objects.Refs(), nil
+	case len(files) == 0 && len(args) >= 2:
+		kind, ok := cluster.ParseKind(args[0])
+		if !ok {
+			return nil, bad(fmt.Errorf("%q is no kind of object; use pod, deployment, node or namespace", args[0]))
+		}
+		for _, name := range args[1:] {
+			r := cluster.Ref{Kind: kind, Key: cluster.Key{Namespace: namespace, Name: name}}
+			if !kind.Namespaced() {
+				r.Namespace = ""
+			}
+			refs = append(refs, r)
+		}
+		return refs, nil
+	}
+	return nil, bad(errors.New("name what to delete: -f FILE, or a kind and names"))
+}
+
+func newExec() *cobra.Command {
+	var tty, stdin bool
+	var container string
+	c := &cobra.Command{
+		Use:   "exec [-it] NAMESPACE/POD -- COMMAND [ARG...]",
+		Short: "Run a command in a pod, and pass its exit code on",
+		Args:  cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			namespace, pod, err := podName(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := open(c)
+			if err != nil {
+				return err
+			}
+			code, err := client.Exec(c.Context(), lab.ExecRequest{
+				Namespace: namespace, Pod: pod, Container: container, Command: args[1:], TTY: tty,
+			}, os.Stdin, os.Stdout, os.Stderr)
+			if err != nil {
+				return input(err)
+			}
+			if code != 0 {
+				return &exitError{code: code}
+			}
+			return nil
+		},
+	}
+	c.Flags().SetInterspersed(false)
+	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
+	c.Flags().BoolVarP(&stdin, "stdin", "i", false, "pass standard input on (always done; for kubectl's habits)")
+	c.Flags().StringVarP(&container, "container", "c", "", "container (default the first)")
+	return c
+}
+
+// podName reads NAMESPACE/POD; without a namespace it is the default one.
+func podName(s string) (namespace, name string, err error) {
+	namespace, name, ok := strings.Cut(s, "/")
+	if !ok {
+		namespace, name = "default", s
+	}
+	if namespace == "" || name == "" || strings.Contains(name, "/") {
+		return "", "", bad(fmt.Errorf("%q is not NAMESPACE/POD", s))
+	}
+	return namespace, name, nil
+}
+
+func newLogs() *cobra.Command {
+	var r lab.LogRequest
+	var node bool
+	c := &cobra.Command{
+		Use:   "logs (NAMESPACE/POD | --node NODE)",
+		Short: "Print what a pod's process, or a node, has written",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			if node {
+				r.Node = args[0]
+			} else if r.Namespace, r.Pod, err = podName(args[0]); err != nil {
+				return err
+			}
+			client, err := open(c)
+			if err != nil {
+				return err
+			}
+			log, err := client.Logs(c.Context(), r)
+			if err != nil {
+				return input(err)
+			}
+			defer log.Close()
+			if _, err = io.Copy(c.OutOrStdout(), log); c.Context().Err() != nil {
+				return nil // Ctrl-C is how following ends
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&node, "node", false, "the argument is a node")
+	c.Flags().BoolVarP(&r.Follow, "follow", "f", false, "go on as the log grows")
+	c.Flags().StringVarP(&r.Container, "container", "c", "", "container (default the first)")
+	return c
+}
+
+func newDoctor() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Say what this machine can do, and how to mend the rest",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			failed := 0
+			for _, check := range lab.Doctor() {
+				mark := "ok  "
+				if !check.OK {
+					mark, failed = "FAIL", failed+1
+				}
+				fmt.Fprintf(c.OutOrStdout(), "%s  %-24s %s\n", mark, check.Name, check.Detail)
+				if !check.OK && check.Fix != "" {
+					fmt.Fprintf(c.OutOrStdout(), "      %-24s fix: %s\n", "", check.Fix)
+				}
+			}
+			if failed > 0 {
+				return &exitError{code: exitFailed}
+			}
+			return nil
+		},
+	}
+}

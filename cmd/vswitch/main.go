@@ -1,0 +1,108 @@
+// Command vswitch is a virtual switch for pods, in userspace: a cluster's
+// network on one machine without root, a node of a larger one, and the tools
+// to look into both.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set when the program is built.
+var version = "devel"
+
+// Exit codes, documented in the help of the commands that use them.
+const (
+	exitFailed = 1 // the command ran, and the answer is no
+	exitBad    = 2 // the input is at fault; nothing was done
+)
+
+// exitError carries an exit code to main. An empty message was printed already.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// bad marks an error as the input's fault.
+func bad(err error) error { return &exitError{exitBad, err} }
+
+func main() {
+	if code, done := hidden(os.Args); done {
+		os.Exit(code)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	os.Exit(report(err))
+}
+
+// report prints an error as one line and returns the exit code.
+func report(err error) int {
+	if err == nil {
+		return 0
+	}
+	code := exitFailed
+	if e := (*exitError)(nil); errors.As(err, &e) {
+		code = e.code
+		if e.err == nil {
+			return code
+		}
+	}
+	fmt.Fprintln(os.Stderr, "vswitch:", err)
+	return code
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "vswitch",
+		Short: "A virtual switch for pods, in userspace",
+		Long: `vswitch is the whole network of pods in one userspace process per node: bridge,
+router and VXLAN overlay. It needs no root, no kernel module and no sidecar.
+
+  vswitch demo                       the life of a packet, shown with real pods
+  vswitch up --nodes 3 -f ./k8s      a cluster on this machine from Kubernetes YAML
+  vswitch exec shop/web-1 -- ping 10.244.2.2
+  vswitch trace shop/web-1 shop/db-0:5432
+  vswitch doctor                     what this machine can do, and how to mend the rest`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	root.SetVersionTemplate("vswitch {{.Version}}\n")
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return bad(fmt.Errorf("%w; see '%s --help'", err, c.CommandPath()))
+	})
+	root.PersistentFlags().String("name", "default", "name of the cluster on this machine")
+	root.AddGroup(
+		&cobra.Group{ID: "cluster", Title: "Run a cluster:"},
+		&cobra.Group{ID: "look", Title: "Look into it:"},
+		&cobra.Group{ID: "other", Title: "Other:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("cluster", newDemo(), newUp(), newDown(), newApply(), newDelete(), newExec(), newLogs(), newNode())
+	add("look", newGet(), newStatus(), newTrace(), newCapture())
+	add("other", newDoctor(), newVersion())
+	root.SetHelpCommandGroupID("other")
+	root.SetCompletionCommandGroupID("other")
+	return root
+}
