@@ -276,7 +276,6 @@ func newExec() *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().SetInterspersed(false)
 	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
 	c.Flags().BoolVarP(&stdin, "stdin", "i", false, "pass standard input on (always done; for kubectl's habits)")
 	c.Flags().StringVarP(&container, "container", "c", "", "container (default the first)")
