@@ -60,10 +60,14 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 		if [6]byte(w.in.Buf[p.Off:]) == gateway {
 			p.Tuple.Flags = packet.Routed
 		}
-		p.Hash = p.Tuple.Hash(w.seed)
 		segments := uint64(p.Segments())
 		packets += segments
 		bytes += uint64(p.Len) + (segments-1)*uint64(p.HdrLen)
+	}
+	// A pass of its own: the tuple was written in small pieces, and reading it
+	// in large ones at once would stall for every packet.
+	for i := range ps {
+		ps[i].Hash = ps[i].Tuple.Hash(w.seed)
 	}
 	from.rxPackets.Add(packets)
 	from.rxBytes.Add(bytes)

@@ -1,0 +1,215 @@
+package fabric
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"vswitch/vswitch/port"
+	"vswitch/vswitch/stack"
+)
+
+// cluster starts a fabric with netstack pods, some on every node.
+func cluster(t *testing.T, cfg Config, perNode int) (*Fabric, []*stackPod) {
+	t.Helper()
+	f, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	f.Start()
+	var pods []*stackPod
+	for _, n := range f.Nodes {
+		for i := range perNode {
+			pods = append(pods, newStackPod(t, n, fmt.Sprintf("test/%s-%d", n.Name, i)))
+		}
+	}
+	return f, pods
+}
+
+type stackPod struct {
+	*Pod
+	*stack.Stack
+}
+
+func newStackPod(t *testing.T, n *Node, name string) *stackPod {
+	t.Helper()
+	plan := n.Plan(name)
+	s, err := stack.New(stack.Config{Name: name, MAC: plan.MAC, Addrs: plan.IPs, Gateways: plan.Gateways, MTU: plan.MTU})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := plan.Attach(s); err != nil {
+		t.Fatal(err)
+	}
+	p := &stackPod{plan, s}
+	t.Cleanup(func() { plan.Detach(); s.Close() })
+	l, err := s.Listen("tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); _, _ = io.Copy(c, c) }() // the client ends it
+		}
+	}()
+	u, err := s.ListenPacket("udp", ":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			k, from, err := u.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = u.WriteTo(buf[:k], from) // what is lost the client misses
+		}
+	}()
+	return p
+}
+
+// TestEveryPair: every pod reaches every other with TCP, UDP and ICMP, in both
+// families and many sizes.
+func TestEveryPair(t *testing.T) {
+	_, pods := cluster(t, Config{Nodes: 3}, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, a := range pods {
+		for _, b := range pods {
+			if a == b {
+				continue
+			}
+			for _, ip := range b.IPs {
+				name := fmt.Sprintf("%s -> %s %s", a.Name, b.Name, ip.Addr())
+				if _, err := a.Ping(ctx, ip.Addr(), 56); err != nil {
+					t.Errorf("%s: ping: %v", name, err)
+				}
+				if _, err := a.Ping(ctx, ip.Addr(), 4000); err != nil {
+					t.Errorf("%s: ping with 4000 bytes: %v", name, err)
+				}
+				if err := echo(ctx, a, "tcp", ip.Addr(), 80, 100_000); err != nil {
+					t.Errorf("%s: TCP: %v", name, err)
+				}
+				for _, size := range []int{1, 1400, 1422, 1423, 9000, 60000} {
+					if err := echo(ctx, a, "udp", ip.Addr(), 53, size); err != nil {
+						t.Errorf("%s: UDP with %d bytes: %v", name, size, err)
+					}
+				}
+			}
+		}
+	}
+}
+
+// echo sends bytes and wants them back.
+func echo(ctx context.Context, from *stackPod, network string, to netip.Addr, port uint16, size int) error {
+	c, err := from.DialContext(ctx, network, netip.AddrPortFrom(to, port).String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	sent := make([]byte, size)
+	for i := range sent {
+		sent[i] = byte(i * 7)
+	}
+	go func() { _, _ = c.Write(sent) }() // what is not written is not read either
+	got := make([]byte, size)
+	if _, err := io.ReadFull(datagrams{c}, got); err != nil {
+		return err
+	}
+	if !bytes.Equal(got, sent) {
+		return fmt.Errorf("other bytes came back")
+	}
+	return nil
+}
+
+// datagrams keeps io.ReadFull from reading less than a datagram at a time.
+type datagrams struct{ net.Conn }
+
+// TestBulk: 256 MiB between nodes with equal sha256, at ordinary and large MTU.
+func TestBulk(t *testing.T) {
+	size := int64(256 << 20)
+	if testing.Short() {
+		size = 8 << 20
+	}
+	for _, mtu := range []int{1450, 9000} {
+		t.Run(fmt.Sprintf("mtu=%d", mtu), func(t *testing.T) {
+			_, pods := cluster(t, Config{Nodes: 2, PodMTU: mtu}, 1)
+			for _, ip := range pods[1].IPs {
+				c, err := pods[0].DialContext(t.Context(), "tcp", netip.AddrPortFrom(ip.Addr(), 80).String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				sent, got := sha256.New(), sha256.New()
+				go func() {
+					buf := make([]byte, 1<<18)
+					for n := int64(0); n < size; n += int64(len(buf)) {
+						buf[0], buf[1], buf[2] = byte(n>>18), byte(n>>26), byte(n>>34)
+						sent.Write(buf)
+						if _, err := c.Write(buf); err != nil {
+							return
+						}
+					}
+				}()
+				if n, err := io.CopyN(got, c, size); err != nil {
+					t.Fatalf("after %d bytes: %v", n, err)
+				}
+				if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+					t.Error("other bytes came back")
+				}
+				c.Close()
+			}
+		})
+	}
+}
+
+// TestCrashedNode: packets to the pods of a lost node are answered, at once.
+func TestCrashedNode(t *testing.T) {
+	f, pods := cluster(t, Config{Nodes: 2}, 1)
+	to := netip.AddrPortFrom(pods[1].IPs[0].Addr(), 80)
+	f.Fail("node2")
+	start := time.Now()
+	if c, err := pods[0].DialContext(t.Context(), "tcp", to.String()); err == nil {
+		c.Close()
+		t.Fatal("a pod of a lost node answers")
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("silence for %s", took)
+	}
+	f.Return("node2")
+	if err := echo(t.Context(), pods[0], "tcp", to.Addr(), 80, 1000); err != nil {
+		t.Errorf("after its return: %v", err)
+	}
+}
+
+// TestInline: an inline fabric moves packets in Settle only.
+func TestInline(t *testing.T) {
+	f, err := New(Config{Nodes: 2, Inline: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	near, far := port.Pipe(1450)
+	p := f.Nodes[0].Plan("test/a")
+	if err := p.Attach(near); err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	if n := f.Settle(); n != 0 {
+		t.Errorf("%d packets moved, and nobody sent one", n)
+	}
+}
