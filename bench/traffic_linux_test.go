@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -96,9 +97,12 @@ func (h host) serve(tb testing.TB, j job) (stop func() result) {
 	}
 	return func() (r result) {
 		tb.Helper()
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = json.NewDecoder(out).Decode(&r) // servers that count nothing print nothing
-		_ = cmd.Wait()                      // it was interrupted
+		if j.Role == "udp-sink" {
+			must(tb, cmd.Process.Signal(syscall.SIGUSR1))
+			must(tb, json.NewDecoder(out).Decode(&r))
+		}
+		must(tb, cmd.Process.Kill())
+		_ = cmd.Wait() // it was killed
 		return r
 	}
 }
@@ -225,10 +229,10 @@ func (j job) udpSink() error {
 	var n int64
 	var first, last time.Time
 	buf := make([]byte, 2048)
-	interrupted := make(chan os.Signal, 1)
-	notifyInterrupt(interrupted)
+	enough := make(chan os.Signal, 1)
+	signal.Notify(enough, syscall.SIGUSR1)
 	go func() {
-		<-interrupted
+		<-enough
 		_ = c.SetReadDeadline(time.Now())
 	}()
 	for {
@@ -241,7 +245,10 @@ func (j job) udpSink() error {
 			last = time.Now()
 		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(result{Packets: n, Took: last.Sub(first)})
+	if err := json.NewEncoder(os.Stdout).Encode(result{Packets: n, Took: last.Sub(first)}); err != nil {
+		return err
+	}
+	select {} // until it is killed
 }
 
 func (j job) udpSend() error {
@@ -261,5 +268,3 @@ func (j job) udpSend() error {
 	}
 	return json.NewEncoder(os.Stdout).Encode(result{Packets: n, Took: time.Since(start)})
 }
-
-func notifyInterrupt(c chan os.Signal) { signal.Notify(c, os.Interrupt) }

@@ -84,20 +84,18 @@ func TestRoute(t *testing.T) {
 	})
 }
 
-func fromPeer(p *packet.Packet) { p.In = packet.PeerBase | testPeer }
-
 func TestFromPeer(t *testing.T) {
 	families(t, func(t *testing.T, a, b, far, _ string) {
 		r := newRig(t)
 		for range 3 {
-			r.send("overlay", build(t, macVTEP, macPeer, far, b, udp(), 100), fromPeer)
+			r.send("overlay", build(t, macVTEP, macPeer, far, b, udp(), 100))
 			got := r.only("b")
 			if [6]byte(got.frame) != macB || [6]byte(got.frame[6:]) != macGW || hops(t, got.frame) != 63 {
 				t.Errorf("got %s", describe(got.frame))
 			}
 		}
 		// Its own pods only.
-		r.send("overlay", build(t, macVTEP, macPeer, a, b, udp(), 100), fromPeer)
+		r.send("overlay", build(t, macVTEP, macPeer, a, b, udp(), 100))
 		r.none("overlay", Spoofed)
 	})
 }
@@ -246,7 +244,7 @@ func TestGatewayAnswers(t *testing.T) {
 		t.Errorf("MACs %x", got.frame[:12])
 	}
 	// A peer's pod may ping it, too.
-	r.send("overlay", build(t, macVTEP, macPeer, remote, gw4, echo, 56), fromPeer)
+	r.send("overlay", build(t, macVTEP, macPeer, remote, gw4, echo, 56))
 	if got := r.only("overlay"); got.Peer != testPeer || [6]byte(got.frame) != macPeer {
 		t.Errorf("reply to peer %d, %x", got.Peer, got.frame[:12])
 	}
@@ -378,10 +376,10 @@ func TestICMPErrorRelated(t *testing.T) {
 		}
 		return append(bytes.Clone(eth), buf.Bytes()...)
 	}
-	r.send("overlay", quote(flow), fromPeer)
+	r.send("overlay", quote(flow))
 	r.only("a")
 	// About a flow that nobody had: dropped.
-	r.send("overlay", quote(build(t, macGW, macA, podA, remote, &layers.UDP{SrcPort: 1, DstPort: 2}, 100)), fromPeer)
+	r.send("overlay", quote(build(t, macGW, macA, podA, remote, &layers.UDP{SrcPort: 1, DstPort: 2}, 100)))
 	r.none("overlay", UnrelatedICMP)
 }
 

@@ -25,6 +25,29 @@ type rig struct {
 	batch  *packet.Batch
 	ends   map[string]*port.PipeEnd
 	ids    map[string]uint16
+	link   *link
+}
+
+// link makes a pipe an overlay: what is read comes from the known peer, and
+// what is written is noted with the peer it is for.
+type link struct {
+	*port.PipeEnd
+	peers []uint16
+}
+
+func (l *link) Read(b *packet.Batch, limit int) (int, error) {
+	n, err := l.PipeEnd.Read(b, limit)
+	for i := range n {
+		b.Packets[len(b.Packets)-1-i].In = packet.PeerBase | testPeer
+	}
+	return n, err
+}
+
+func (l *link) Write(b *packet.Batch, idx []uint16) (int, error) {
+	for _, i := range idx {
+		l.peers = append(l.peers, b.Packets[i].Peer)
+	}
+	return l.PipeEnd.Write(b, idx)
 }
 
 const (
@@ -85,7 +108,12 @@ func (r *rig) publish() {
 func (r *rig) attach(name string, kind PortKind, mac [6]byte, addrs ...string) {
 	r.t.Helper()
 	near, far := port.Pipe(65521)
-	id, err := r.sw.Attach(name, near)
+	var p port.Port = near
+	if kind == PortOverlay {
+		r.link = &link{PipeEnd: near}
+		p = r.link
+	}
+	id, err := r.sw.Attach(name, p)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -102,13 +130,10 @@ func (r *rig) attach(name string, kind PortKind, mac [6]byte, addrs ...string) {
 
 // send gives a frame to the switch as if it came from the far end of a port;
 // from the overlay it comes from the known peer.
-func (r *rig) send(name string, frame []byte, change ...func(*packet.Packet)) {
+func (r *rig) send(name string, frame []byte) {
 	r.t.Helper()
 	r.batch.Reset()
-	p := r.batch.Append(frame)
-	for _, f := range change {
-		f(p)
-	}
+	r.batch.Append(frame)
 	if n, err := r.ends[name].Write(r.batch, []uint16{0}); n != 1 || err != nil {
 		r.t.Fatalf("write to %s: %d, %v", name, n, err)
 	}
@@ -130,6 +155,9 @@ func (r *rig) got(name string) (out []received) {
 		}
 		for i := range r.batch.Packets {
 			p := r.batch.Packets[i]
+			if name == "overlay" {
+				p.Peer, r.link.peers = r.link.peers[0], r.link.peers[1:]
+			}
 			out = append(out, received{p, r.batch.AppendTo(nil, &p)})
 		}
 	}
