@@ -232,7 +232,6 @@ func (d *demo) call(ctx context.Context, from, to actor, ip int, show bool) ([]a
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	took := time.Since(start)
 	stop()
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot reach %s at %s: %w", from.Name, to.Name, to.at(ip), err)
@@ -242,7 +241,7 @@ func (d *demo) call(ctx context.Context, from, to actor, ip int, show bool) ([]a
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	slices.SortFunc(seen, func(a, b agent.Sight) int { return int(a.At - b.At) })
+	slices.SortStableFunc(seen, func(a, b agent.Sight) int { return int(a.At - b.At) })
 	hops := lastAttempt(seen)
 	if show {
 		d.hops(hops)
@@ -251,7 +250,11 @@ func (d *demo) call(ctx context.Context, from, to actor, ip int, show bool) ([]a
 	if to.IPs[ip].Is6() {
 		family = "IPv6"
 	}
-	d.detail("%s: answered in %s", family, took.Round(10*time.Microsecond))
+	took := ""
+	if len(hops) > 2 {
+		took = fmt.Sprintf(", %s from the first port to the last", (hops[len(hops)-1].At - hops[0].At).Round(time.Microsecond))
+	}
+	d.detail("%s: answered%s", family, took)
 	return hops, nil
 }
 

@@ -83,12 +83,13 @@ func (n *Node) AttachPod(r PodRequest) (PodStatus, error) {
 	return p.PodStatus, nil
 }
 
-// attach opens the pod's interface and makes it part of the tables; called with
-// mu held.
+// attach opens the pod's interface, makes it part of the tables, and only then
+// sets it up: nothing that the pod sends comes before its place in the world.
+// Called with mu held.
 func (n *Node) attach(p *attachedPod) (err error) {
 	p.mac = MACOf(p.IPs[0])
 	p.MAC = macString(p.mac)
-	if p.port, err = n.openPort(&p.PodStatus, p.mac); err != nil {
+	if p.port, err = n.openPort(&p.PodStatus); err != nil {
 		return err
 	}
 	name := p.Namespace + "/" + p.Name
@@ -96,10 +97,22 @@ func (n *Node) attach(p *attachedPod) (err error) {
 		p.port.Close()
 		return err
 	}
-	n.pods[name] = p
 	n.compiler.SetPod(p.local())
 	n.sw.Publish(n.compiler.Publish())
+	if err := n.configure(&p.PodStatus, p.mac); err != nil {
+		n.unplug(p)
+		return err
+	}
+	n.pods[name] = p
 	return nil
+}
+
+// unplug takes a pod's port out of the tables and the switch, and closes it.
+func (n *Node) unplug(p *attachedPod) {
+	n.compiler.DeletePod(p.local())
+	n.sw.Publish(n.compiler.Publish())
+	n.sw.Detach(p.id)
+	p.port.Close()
 }
 
 // DetachPod takes a pod away. Its addresses rest before somebody else gets them.
@@ -118,10 +131,7 @@ func (n *Node) DetachPod(namespace, name string) error {
 
 // detach is DetachPod with mu held, without saving.
 func (n *Node) detach(p *attachedPod) {
-	n.compiler.DeletePod(p.local())
-	n.sw.Publish(n.compiler.Publish())
-	n.sw.Detach(p.id)
-	p.port.Close()
+	n.unplug(p)
 	delete(n.pods, p.Namespace+"/"+p.Name)
 	for _, ip := range p.IPs {
 		n.conns.DeleteByAddr(packet.AddrFrom(ip))
