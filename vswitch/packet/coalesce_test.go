@@ -260,6 +260,21 @@ func TestAddTrainIPv4Checksum(t *testing.T) {
 	checkTrain(t, frames, []int{1, 1, 1}, false)
 }
 
+// TestAddTrainVersion has frames whose IP version contradicts the EtherType.
+func TestAddTrainVersion(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		frames := framesOf(t, stream(tcp(v6, nil), 3, 300))
+		for _, f := range frames {
+			f[EthernetLen] ^= 0x10
+			if !v6 {
+				copy(f[24:26], []byte{0, 0})
+				binary.BigEndian.PutUint16(f[24:], ^slowSum(f[EthernetLen:34]))
+			}
+		}
+		checkTrain(t, frames, []int{1, 1, 1}, false)
+	}
+}
+
 func TestAddTrainUDP(t *testing.T) {
 	tests := map[string]struct {
 		change func(all []frameSpec)
