@@ -1,0 +1,10 @@
+package port_test
+
+import (
+	"os"
+	"testing"
+
+	"vswitch/vswitch/port/porttest"
+)
+
+func TestMain(m *testing.M) { os.Exit(porttest.Main(m)) }
