@@ -1,0 +1,266 @@
+package nat
+
+import (
+	"unsafe"
+
+	"vswitch/vswitch/packet"
+)
+
+const (
+	// minFlows is the smallest Cache; it is larger than a batch, so that the
+	// flows of a batch can be spared when another one needs room.
+	minFlows = 4 * packet.BatchSize
+	// firstFlows is the number of flows that the index begins with.
+	firstFlows = 1024
+	// candidates is how many flows are compared to find one to give up.
+	candidates = 4
+	// releaseStep bounds the bytes that one Sweep gives back.
+	releaseStep = 4 * hugePage
+)
+
+// hole in the place of a connection marks an entry without flow. No
+// connection has this ID.
+const hole = ^ID(0)
+
+// Cache finds the Flow of a packet. It belongs to one worker: no method may be
+// called while another one runs. Lookups do not allocate, and neither they nor
+// insertions wait for a growing table.
+//
+// Flows lie densely in one stretch of memory, beside an index of four-byte
+// slots. Pointers to flows are valid until the next Sweep, Delete or Close, and
+// those that a lookup returned at least until the next LookupBatch.
+type Cache struct {
+	// Evicted, if set, sees a flow before another one takes its place for want
+	// of room.
+	Evicted func(*Flow)
+
+	x     index
+	flows []Flow // as many as there may be; the first used of them hold flows or holes
+	used  uint32
+	holes uint32
+	hand  uint32 // where the search for a flow to give up goes on
+	broom uint32 // where Sweep goes on
+
+	// pins are the entries plus one that the last LookupBatch found, 0 for none.
+	pins    [packet.BatchSize]uint32
+	touched uint64 // keeps the compiler from leaving out loads that only warm the cache
+
+	mem, tagMem *region
+}
+
+// NewCache returns an empty cache for at most size flows, but room for 256 and
+// for no more than 2*MaxConns. Memory is used as it fills.
+func NewCache(size int) *Cache {
+	size = min(max(size, minFlows), 2*MaxConns)
+	c := &Cache{mem: reserve(size * FlowSize), tagMem: reserve(size * 4)}
+	c.flows = unsafe.Slice((*Flow)(unsafe.Pointer(unsafe.SliceData(c.mem.mem))), size)
+	c.x = makeIndex(2*firstFlows, uint32(size), words(c.tagMem.mem, size))
+	return c
+}
+
+// Len returns the number of flows.
+func (c *Cache) Len() int { return int(c.used - c.holes) }
+
+// Close gives the memory back. No flow may be used afterwards.
+func (c *Cache) Close() {
+	c.x.close()
+	c.mem.close()
+	c.tagMem.close()
+	*c = Cache{}
+}
+
+// LookupBatch sets out[i] to the flow of ps[i], by its Tuple and Hash, or to
+// nil. It works in passes over all packets, so that the memory accesses of many
+// packets overlap.
+func (c *Cache) LookupBatch(ps []packet.Packet, out []*Flow) {
+	if c.x.old != nil {
+		c.x.migrate(movesPerBatch)
+	}
+	for len(ps) > len(c.pins) {
+		c.lookupBatch(ps[:len(c.pins)], out)
+		ps, out = ps[len(c.pins):], out[len(c.pins):]
+	}
+	c.lookupBatch(ps, out)
+}
+
+func (c *Cache) lookupBatch(ps []packet.Packet, out []*Flow) {
+	out = out[:len(ps)]
+	slots, mask, refs := c.x.slots, c.x.mask, c.x.refs
+	pins := &c.pins
+	clear(pins[len(ps):])
+	var touched uint64
+	for i := range ps {
+		touched += uint64(slots[uint32(ps[i].Hash)&mask])
+	}
+	for i := range ps {
+		h := ps[i].Hash
+		pos, want := uint32(h)&mask, uint32(h>>32)&^refs
+		s := slots[pos]
+		for s != 0 && s&^refs != want {
+			pos = (pos + 1) & mask
+			s = slots[pos]
+		}
+		pins[i&(packet.BatchSize-1)] = s & refs
+		if s != 0 {
+			f := &c.flows[s&refs-1]
+			touched += uint64(f.Gen) + uint64(f.LastSeen)
+		}
+	}
+	c.touched += touched
+	for i := range ps {
+		p := &ps[i]
+		if r := pins[i&(packet.BatchSize-1)]; r != 0 {
+			if f := &c.flows[r-1]; sameTuple(&f.Key, &p.Tuple) {
+				out[i] = f
+				continue
+			}
+		} else if c.x.old == nil {
+			out[i] = nil
+			continue
+		}
+		// Another flow with the same bits of the hash, or a growing index.
+		out[i], pins[i&(packet.BatchSize-1)] = nil, 0
+		if entry, ok := c.find(&p.Tuple, p.Hash); ok {
+			out[i], pins[i&(packet.BatchSize-1)] = &c.flows[entry], entry+1
+		}
+	}
+}
+
+// Lookup returns the flow of a tuple with that hash, or nil.
+func (c *Cache) Lookup(key *packet.Tuple, hash uint64) *Flow {
+	if entry, ok := c.find(key, hash); ok {
+		return &c.flows[entry]
+	}
+	return nil
+}
+
+func (c *Cache) find(key *packet.Tuple, hash uint64) (entry uint32, ok bool) {
+	for cur := c.x.seek(hash); ; {
+		entry, ok = c.x.next(&cur)
+		if !ok || sameTuple(&c.flows[entry].Key, key) {
+			return entry, ok
+		}
+	}
+}
+
+// Insert returns the flow of a tuple with that hash, a new one if there is
+// none: zero but for its Key. When the cache is full, a new flow takes the place
+// of the one of a few that was not seen for longest.
+func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
+	entry, ok := c.find(key, hash)
+	if ok {
+		return &c.flows[entry]
+	}
+	entry = c.take()
+	f := &c.flows[entry]
+	*f = Flow{Key: *key}
+	c.x.tags[entry] = uint32(hash)
+	c.x.insert(hash, entry)
+	return f
+}
+
+// take returns an entry for a new flow.
+func (c *Cache) take() uint32 {
+	if c.used < uint32(len(c.flows)) {
+		c.used++
+		// Only asks for huge pages here, which may fail without harm.
+		_ = c.mem.ready(int(c.used) * FlowSize)
+		_ = c.tagMem.ready(int(c.used) * 4)
+		return c.used - 1
+	}
+	victim := c.oldest()
+	for c.flows[victim].Conn != hole && c.pinned(victim) {
+		victim = c.oldest()
+	}
+	if c.flows[victim].Conn == hole {
+		c.holes--
+		return victim
+	}
+	if c.Evicted != nil {
+		c.Evicted(&c.flows[victim])
+	}
+	c.x.remove(victim)
+	return victim
+}
+
+// oldest returns a hole, or of the next few flows the one that was not seen for
+// longest.
+func (c *Cache) oldest() uint32 {
+	oldest := c.hand
+	for range candidates {
+		entry := c.hand
+		if c.hand++; c.hand == c.used {
+			c.hand = 0
+		}
+		f := &c.flows[entry]
+		if f.Conn == hole {
+			return entry
+		}
+		if int32(f.LastSeen-c.flows[oldest].LastSeen) < 0 {
+			oldest = entry
+		}
+	}
+	return oldest
+}
+
+// pinned reports whether the last LookupBatch returned the entry.
+func (c *Cache) pinned(entry uint32) bool {
+	for _, pin := range c.pins {
+		if pin == entry+1 {
+			return true
+		}
+	}
+	return false
+}
+
+// Delete forgets a flow. Its place is filled by a later Sweep or Insert.
+func (c *Cache) Delete(f *Flow) {
+	if f.Conn == hole {
+		return
+	}
+	entry := uint32((uintptr(unsafe.Pointer(f)) - uintptr(unsafe.Pointer(unsafe.SliceData(c.flows)))) / FlowSize)
+	c.x.remove(entry)
+	*f = Flow{Conn: hole}
+	c.holes++
+}
+
+// Sweep looks at the next n flows and forgets those that keep says no to. Called
+// again and again it comes round to all. The last flows move to where some are
+// gone, and memory that was not needed for a while goes back to the system.
+func (c *Cache) Sweep(n int, keep func(*Flow) bool) {
+	clear(c.pins[:])
+	for ; n > 0 && c.used > 0; n-- {
+		if c.broom >= c.used {
+			c.broom = 0
+		}
+		f := &c.flows[c.broom]
+		if f.Conn != hole {
+			if keep(f) {
+				c.broom++
+				continue
+			}
+			c.x.remove(c.broom)
+			c.holes++
+		}
+		c.fill(c.broom)
+	}
+	c.mem.release(int(c.used)*FlowSize, releaseStep)
+	if c.hand >= c.used {
+		c.hand = 0
+	}
+}
+
+// fill moves the last flow into a hole.
+func (c *Cache) fill(entry uint32) {
+	c.holes--
+	c.used--
+	if entry == c.used {
+		return
+	}
+	last := &c.flows[c.used]
+	c.flows[entry] = *last
+	if last.Conn == hole {
+		return // the hole moved; it is looked at next
+	}
+	c.x.rename(c.used, entry)
+}

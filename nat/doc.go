@@ -1,0 +1,16 @@
+// Package nat remembers what was decided: for one direction of a connection a
+// Flow, in the Cache of the worker that forwards it, and for the connection as a
+// whole an entry in the shared Table (conntrack) with both its tuples, its state
+// and its counters. Whether addresses are translated is part of what was
+// decided; a connection without translation is the simple case of one with it.
+//
+// It owns the two tables, their memory (outside the Go heap, without Go
+// pointers) and the file that lets connections outlive the process. It refuses
+// to decide anything: which backend, which source port and whether at all is the
+// caller's business. It reads no clock: time is a parameter, in seconds of a
+// monotonic clock that goes on over a restart, and may wrap around.
+//
+// A Cache belongs to one worker and has no locks. A Table may be used by any
+// goroutine. A connection is named by an ID that ends with it: an ID of an
+// entry that has been used again since is found out and refused.
+package nat

@@ -1,0 +1,89 @@
+package nat
+
+import "unsafe"
+
+const (
+	// hugePage is the size of a huge page of the systems that have them for us.
+	hugePage = 2 << 20
+	// hugeFrom is how many bytes of a region are in use before huge pages are
+	// asked for: a few flows must not cost megabytes.
+	hugeFrom = 4 << 20
+	// fileStep is how many bytes a file grows by at least.
+	fileStep = 256 << 10
+)
+
+// region is zeroed memory outside the Go heap that is filled from its
+// beginning. Untouched pages cost nothing.
+type region struct {
+	mem  []byte // what may be used; its beginning is aligned to a huge page if it is that large
+	raw  []byte // what the system gave
+	done int    // the first so many bytes are ready; anonymous memory always is
+	// extend makes room for the bytes of mem from one offset to another. Nil
+	// for anonymous memory.
+	extend func(from, to int) error
+}
+
+// words returns memory as n words.
+func words(b []byte, n int) []uint32 {
+	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(b))), n)[:n:n]
+}
+
+// reserve returns a region of n bytes of anonymous memory. Where the system
+// gives none, it is of the heap.
+func reserve(n int) *region {
+	size := n
+	if n >= hugePage {
+		size += hugePage
+	}
+	raw, err := mapAnonymous(size)
+	if err != nil {
+		return &region{mem: make([]byte, n)}
+	}
+	off := 0
+	if n >= hugePage {
+		off = int(-uintptr(unsafe.Pointer(unsafe.SliceData(raw))) % hugePage)
+	}
+	return &region{mem: raw[off : off+n : off+n], raw: raw}
+}
+
+// ready prepares the first n bytes to be written: room in the file, huge pages
+// for anonymous memory of some size. It is called in steps as the region fills.
+func (r *region) ready(n int) error {
+	if n <= r.done {
+		return nil
+	}
+	if r.extend != nil {
+		end := min((n+fileStep-1)/fileStep*fileStep, len(r.mem))
+		if err := r.extend(r.done, end); err != nil {
+			return err
+		}
+		r.done = end
+		return nil
+	}
+	end := min((n+hugePage-1)/hugePage*hugePage, len(r.mem))
+	if r.raw != nil && end >= hugeFrom {
+		adviseHuge(r.mem[:end])
+	}
+	r.done = end
+	return nil
+}
+
+// release gives memory behind the first n bytes back, at most limit bytes at
+// once, the last ones first. It reads as zero afterwards.
+func (r *region) release(n, limit int) {
+	n = (n + hugePage - 1) / hugePage * hugePage
+	if r.raw == nil || r.done-n < 2*hugePage {
+		return // not worth it: the next flows come soon
+	}
+	from := max(n, (r.done-limit+hugePage-1)/hugePage*hugePage)
+	if giveBack(r.mem[from:r.done]) {
+		r.done = from
+	}
+}
+
+func (r *region) close() {
+	if r.raw != nil {
+		unmap(r.raw)
+	}
+	*r = region{}
+}

@@ -1,0 +1,99 @@
+package nat
+
+// Begins reports whether a packet of the connection, with these TCP flags (or
+// that SCTP chunk type, as Track takes them), begins a new one with the same
+// tuple because the old one has ended: a SYN in TIME_WAIT or after a reset. Who
+// wants to decide anew about it deletes id; else Track opens it again.
+func (t *Table) Begins(id ID, event uint8) bool {
+	e, a, b, ok := t.hold(id)
+	if !ok {
+		return false
+	}
+	proto, w := e.orig.Proto, word(e.state.Load())
+	t.unlock(a, b)
+	return w.ended() && next(proto, w, Original, event, 0).state() == SynSent
+}
+
+// Track shows a packet to its connection: the first of each direction, and all
+// with SYN, FIN or RST. Others may be shown, too. event is the packet's TCP
+// flags, for SCTP the type of its first chunk if that is known, else 0. It
+// reports false if the connection is gone.
+func (t *Table) Track(id ID, dir Dir, event uint8, now uint32) bool {
+	e, a, b, ok := t.hold(id)
+	if !ok {
+		return false
+	}
+	t.advance(e, id.entry(), dir, event, now)
+	e.saw(dir, now)
+	t.unlock(a, b)
+	return true
+}
+
+// advance takes a connection that is held to its next state.
+func (t *Table) advance(e *entry, i uint32, dir Dir, event uint8, now uint32) {
+	old := word(e.state.Load())
+	if old.state() == Closed && int32(now-e.seen[dir].Load()) <= 0 {
+		// Packets of the second of the reset may have been behind it on the way.
+		if w := next(e.orig.Proto, old, dir, event, 0); w.state() == Established {
+			return
+		}
+	}
+	w := next(e.orig.Proto, old, dir, event, now-e.created)
+	if w == old {
+		return
+	}
+	e.state.Store(uint32(w))
+	s := t.shard(t.tags[2*i])
+	if worth(w) != worth(old) {
+		t.dequeue(s, i, old)
+		t.enqueue(s, i, w)
+	}
+	was, is := t.timeout(e.orig.Proto, old), t.timeout(e.orig.Proto, w)
+	if is < was {
+		// The timers are lazy about being later; earlier they have to be told.
+		t.disarm(s, i)
+		t.arm(s, i, now+is, now)
+	}
+}
+
+// Touch reports what a flow has counted since it last did, and that a packet
+// was seen at now. The worker calls it when a packet comes in another second
+// than the flow's last one, before it counts that packet, and when it forgets
+// the flow (now is the flow's LastSeen then). It reports false if the
+// connection is gone. No lock is taken, but for a change of state.
+func (t *Table) Touch(id ID, dir Dir, now uint32, packets uint32, bytes uint64) bool {
+	if !t.Valid(id) {
+		return false
+	}
+	e := &t.entries[id.entry()]
+	if packets != 0 {
+		e.packets[dir].Add(uint64(packets))
+		e.bytes[dir].Add(bytes)
+	}
+	if w := word(e.state.Load()); !w.settled() && int32(now-e.seen[dir].Load()) >= 0 {
+		t.settle(id, dir, now)
+	}
+	e.saw(dir, now)
+	return true
+}
+
+// settled reports whether plain packets change nothing about the connection.
+func (w word) settled() bool {
+	switch w.state() {
+	case FinWait, TimeWait, Stream:
+		return true
+	case Established:
+		return w.has(Assured)
+	case SynSent:
+		return true // what leads on from there goes by Track
+	}
+	return false
+}
+
+// settle is Track for a packet without flags.
+func (t *Table) settle(id ID, dir Dir, now uint32) {
+	if e, a, b, ok := t.hold(id); ok {
+		t.advance(e, id.entry(), dir, 0, now)
+		t.unlock(a, b)
+	}
+}
