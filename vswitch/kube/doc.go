@@ -1,0 +1,14 @@
+// Package kube turns Kubernetes manifests into the nouns of package cluster,
+// and nouns back into manifests. It is the only package that knows the
+// Kubernetes API types.
+//
+// Reading is strict. An unknown field, a wrong type, a name given twice or a
+// value that the API server would refuse is an error with file, line, object
+// and field; all errors of the input are reported together, and then nothing
+// of it is used. Kinds that the switch does not handle are skipped with a
+// Warning. Defaults are filled in as the API server does.
+//
+// Fields that the switch does not act on (volumes, resources, affinity,
+// tolerations and others) are accepted, kept in Meta.Manifest, and shown again
+// by Encode. A container needs no image, since the image is not used.
+package kube

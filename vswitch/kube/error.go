@@ -1,0 +1,67 @@
+package kube
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// Error is one thing that is wrong with the input.
+type Error struct {
+	File string // as given to Load; "stdin" for standard input
+	Line int    // from 1; of the field, or of what should have held it
+	// Document counts the documents of the file from 1; 0 where the file has
+	// only one.
+	Document int
+	Object   string // "Pod shop/web-1"; empty where it is not known
+	Field    string // "spec.containers[0].image"; empty for the whole object
+	Message  string
+}
+
+// Error returns one line: `pods.yaml:12: Pod shop/web-1: spec.nodeNam: unknown field; …`.
+func (e *Error) Error() string {
+	return place(e.File, e.Line, e.Document, e.Object, e.Field, e.Message)
+}
+
+// Warning is something in the input that was skipped or has no effect.
+type Warning struct {
+	File     string
+	Line     int
+	Document int
+	Kind     string // of the object, as written
+	Object   string // "Service shop/web"
+	Message  string
+}
+
+// String returns one line, in the form of an Error.
+func (w Warning) String() string {
+	return place(w.File, w.Line, w.Document, w.Object, "", w.Message)
+}
+
+func place(file string, line, document int, rest ...string) string {
+	var b strings.Builder
+	b.WriteString(file)
+	if line > 0 {
+		fmt.Fprintf(&b, ":%d", line)
+	}
+	if document > 0 {
+		fmt.Fprintf(&b, ": document %d", document)
+	}
+	for _, r := range rest {
+		if r != "" {
+			b.WriteString(": " + r)
+		}
+	}
+	return oneLine(b.String())
+}
+
+// oneLine escapes what would break the line or the terminal: names in the
+// message come from the input.
+func oneLine(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
+		return s
+	}
+	q := strconv.Quote(s)
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
+}

@@ -1,0 +1,208 @@
+package kube
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"vswitch/vswitch/cluster"
+)
+
+// typeMeta is an object's apiVersion and kind.
+type typeMeta struct{ apiVersion, kind string }
+
+// group returns the API group: "" for "v1", "apps" for "apps/v1".
+func (t typeMeta) group() string {
+	g, _, ok := strings.Cut(t.apiVersion, "/")
+	if !ok {
+		return ""
+	}
+	return g
+}
+
+// handled are the kinds that become nouns, and their version.
+var handled = map[string]string{"Namespace": "v1", "Node": "v1", "Pod": "v1", "Deployment": "apps/v1"}
+
+// manifest reads one object, or the items of a List. inherited is the type of
+// items that do not say it themselves.
+func (l *loader) manifest(m *manifest, tree any, inherited typeMeta) {
+	object, ok := tree.(map[string]any)
+	if !ok {
+		l.fail(m.failure("", "", "is not an object with apiVersion and kind"))
+		return
+	}
+	t, ok := l.typeOf(m, object, inherited)
+	if !ok {
+		return
+	}
+	if items, isList := object["items"]; isList && strings.HasSuffix(t.kind, "List") {
+		l.list(m, items, t)
+		return
+	}
+	name := nameOf(t.kind, object)
+	version, known := handled[t.kind]
+	switch {
+	case known && version == t.apiVersion:
+		l.object(m, t.kind, name, object)
+	case known && (t.group() == typeMeta{apiVersion: version}.group() || t.group() == "extensions"):
+		l.fail(m.failure(name, "apiVersion", fmt.Sprintf("no kind %s in %q; did you mean %q?", t.kind, t.apiVersion, version)))
+	default:
+		l.warn(m, t.kind, name, fmt.Sprintf("kind %s (%s) is not handled; skipped", t.kind, t.apiVersion))
+	}
+}
+
+func (l *loader) warn(m *manifest, kind, object, message string) {
+	l.warnings = append(l.warnings, Warning{m.doc.file, m.line(""), m.doc.number, kind, object, message})
+}
+
+func (l *loader) typeOf(m *manifest, object map[string]any, inherited typeMeta) (typeMeta, bool) {
+	t := inherited
+	ok := true
+	for _, f := range []struct {
+		name string
+		to   *string
+	}{{"apiVersion", &t.apiVersion}, {"kind", &t.kind}} {
+		v, given := object[f.name]
+		s, isString := v.(string)
+		switch {
+		case given && isString && s != "":
+			*f.to = s
+		case given && v != nil && !isString:
+			l.fail(m.failure("", f.name, "must be a string"))
+			ok = false
+		}
+	}
+	if !ok {
+		return t, false
+	}
+	switch {
+	case t.apiVersion == "" && t.kind == "":
+		l.fail(m.failure("", "", "apiVersion and kind are not set; is this a Kubernetes object?"))
+	case t.apiVersion == "":
+		l.fail(m.failure(nameOf(t.kind, object), "apiVersion", "is not set"))
+	case t.kind == "":
+		l.fail(m.failure("", "kind", "is not set"))
+	default:
+		return t, true
+	}
+	return t, false
+}
+
+// list unpacks a List. The items of a PodList need not say that they are Pods.
+func (l *loader) list(m *manifest, items any, t typeMeta) {
+	if items == nil {
+		return
+	}
+	list, ok := items.([]any)
+	if !ok {
+		l.fail(m.failure(t.kind, "items", "must be a list"))
+		return
+	}
+	var inherited typeMeta
+	if t.kind != "List" {
+		inherited = typeMeta{t.apiVersion, strings.TrimSuffix(t.kind, "List")}
+	}
+	for i, item := range list {
+		path := strings.TrimPrefix(fmt.Sprintf("%s.items[%d]", m.path, i), ".")
+		if strings.Count(path, "[") > 16 {
+			l.fail(m.failure(t.kind, "items", "Lists are nested too deeply"))
+			return
+		}
+		l.manifest(&manifest{m.doc, path}, item, inherited)
+	}
+}
+
+// nameOf is how messages call an object before it is decoded.
+func nameOf(kind string, object map[string]any) string {
+	meta, _ := object["metadata"].(map[string]any)
+	str := func(k string) string { s, _ := meta[k].(string); return s }
+	name := str("name")
+	if name == "" {
+		if name = str("generateName"); name == "" {
+			return kind
+		}
+		name += "*"
+	}
+	namespace := str("namespace")
+	if k, ok := cluster.ParseKind(kind); namespace == "" && ok && k.Namespaced() {
+		namespace = "default"
+	}
+	return cluster.Ref{Kind: cluster.Kind(kind), Key: cluster.Key{Namespace: namespace, Name: name}}.String()
+}
+
+// object decodes, completes and checks one object, and adds its noun.
+func (l *loader) object(m *manifest, kind, name string, tree map[string]any) {
+	switch kind {
+	case "Namespace":
+		if o, ok := decode(l, m, name, tree, defaultNamespace, validateNamespace); ok {
+			n := toNamespace(o)
+			if l.add(m, cluster.Ref{Kind: cluster.KindNamespace, Key: n.Key()}, &n.Meta) {
+				l.objects.Namespaces = append(l.objects.Namespaces, n)
+			}
+		}
+	case "Node":
+		if o, ok := decode(l, m, name, tree, defaultNode, validateNode); ok {
+			n := toNode(o)
+			if l.add(m, cluster.Ref{Kind: cluster.KindNode, Key: n.Key()}, &n.Meta) {
+				l.objects.Nodes = append(l.objects.Nodes, n)
+			}
+		}
+	case "Pod":
+		if o, ok := decode(l, m, name, tree, defaultPod, validatePod); ok {
+			l.generateName(cluster.KindPod, &o.ObjectMeta, o)
+			p := toPod(o)
+			l.unsupported(m, name, "spec", &o.Spec)
+			if l.add(m, cluster.Ref{Kind: cluster.KindPod, Key: p.Key()}, &p.Meta) {
+				l.objects.Pods = append(l.objects.Pods, p)
+			}
+		}
+	case "Deployment":
+		if o, ok := decode(l, m, name, tree, defaultDeployment, validateDeployment); ok {
+			l.generateName(cluster.KindDeployment, &o.ObjectMeta, o)
+			d := toDeployment(o)
+			l.unsupported(m, name, "spec.template.spec", &o.Spec.Template.Spec)
+			if l.add(m, cluster.Ref{Kind: cluster.KindDeployment, Key: d.Key()}, &d.Meta) {
+				l.objects.Deployments = append(l.objects.Deployments, d)
+			}
+		}
+	}
+}
+
+// pattern is what apimachinery says to programmers behind its examples.
+var pattern = regexp.MustCompile(`,? *regex used for validation is '[^']*'`)
+
+func readable(message string) string {
+	return strings.Replace(pattern.ReplaceAllString(message, ""), " ()", "", 1)
+}
+
+// decode makes a T of the tree, with defaults, and reports all that is wrong
+// with it. ok is false if anything is.
+func decode[T any](l *loader, m *manifest, name string, tree map[string]any, complete func(*T), validate func(*T) field.ErrorList) (*T, bool) {
+	var s schema
+	pruned := s.fitStruct(nil, tree, reflect.TypeFor[T]())
+	problems := s.problems
+	o := new(T)
+	data, err := json.Marshal(pruned)
+	if err == nil {
+		err = json.Unmarshal(data, o)
+	}
+	if err != nil {
+		problems = append(problems, problem{"", err.Error()})
+	} else {
+		complete(o)
+		for _, e := range validate(o) {
+			if !s.covers(e.Field) {
+				problems = append(problems, problem{e.Field, readable(e.ErrorBody())})
+			}
+		}
+	}
+	m.sortProblems(problems)
+	for _, p := range problems {
+		l.fail(m.failure(name, p.field, p.message))
+	}
+	return o, len(problems) == 0
+}
