@@ -1,0 +1,98 @@
+package lab
+
+import (
+	"net/netip"
+	"time"
+
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
+)
+
+// The supervisor's API is HTTP with JSON bodies over a unix socket that only
+// its user can open. Errors are an apiError with a status of 400 (ErrInput),
+// 404 (ErrNotFound), 409 (ErrConflict) or 500.
+//
+//	GET  /v1/status
+//	GET  /v1/state?after=REVISION     waits until there is a newer one
+//	GET  /v1/nodes
+//	GET  /v1/logs?namespace=&pod=&container=  or  ?node=    and LogOptions in JSON as options=
+//	POST /v1/apply                    applyRequest -> []control.Result
+//	POST /v1/delete                   []cluster.Ref -> []control.Result
+//	POST /v1/nodes/{name}             adds a node
+//	POST /v1/nodes/{name}/{verb}      kill, stop or start
+//	POST /v1/down                     answers when all pods and nodes have ended
+type apiError struct {
+	Message string `json:"error"`
+}
+
+// Status is a cluster as a whole.
+type Status struct {
+	Name string `json:"name"`
+	// ID is the name by which the nodes know their cluster.
+	ID      string    `json:"id"`
+	Dir     string    `json:"dir"` // runtime directory
+	Started time.Time `json:"started"`
+	// Revision is that of the State.
+	Revision uint64 `json:"revision"`
+	Nodes    []Node `json:"nodes"`
+	// Pods, Ready and Failing count pods.
+	Pods    int `json:"pods"`
+	Ready   int `json:"ready"`
+	Failing int `json:"failing"` // those with a Reason
+	// Problems are sentences about what is not as it should be, those of nodes
+	// and pods included, each with the object's name.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Node is a node's process.
+type Node struct {
+	Name   string `json:"name"`
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"` // why it is not ready
+	// Held is set while StopNode keeps the process down.
+	Held bool `json:"held,omitempty"`
+	// PID is the process's in the cluster's own PID namespace; 0: none.
+	PID int `json:"pid,omitempty"`
+	// Restarts counts the ends of its process.
+	Restarts int            `json:"restarts"`
+	Started  time.Time      `json:"started,omitzero"` // of the process
+	Underlay netip.AddrPort `json:"underlay"`
+	Gossip   netip.AddrPort `json:"gossip"`
+	// Socket is the path of the node's own API (agent.NewClient).
+	Socket   string         `json:"socket"`
+	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
+}
+
+// State is all objects of a cluster at a revision.
+type State struct {
+	Revision uint64 `json:"revision"`
+	cluster.Objects
+}
+
+// LogRequest names a log: that of a container (the first one if Container is
+// empty), or of a node's process.
+type LogRequest struct {
+	Namespace, Pod, Container string
+	Node                      string
+	LogOptions
+}
+
+// ExecRequest is a command to run in a pod.
+type ExecRequest struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	Container string `json:"container,omitempty"` // the first one if empty
+	// Command is looked up in the container's PATH.
+	Command []string `json:"command"`
+	// Env are variables, KEY=value, beside those of the container.
+	Env []string `json:"env,omitempty"`
+	// TTY gives the command a terminal of its own, if the caller's standard
+	// input is one.
+	TTY bool `json:"tty,omitempty"`
+}
+
+// applyRequest is the body of an apply.
+type applyRequest struct {
+	Objects *cluster.Objects     `json:"objects"`
+	Options control.ApplyOptions `json:"options"`
+}

@@ -1,0 +1,134 @@
+package lab
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// builtIn is the server that stands for a container without a command, so that
+// any manifest can be tried as it is. On each of its ports it answers a line
+// that says who answers whom: "shop/web-1 on node1, client 10.244.1.5:40404".
+type builtIn struct {
+	Pod  string   `json:"pod"`
+	Node string   `json:"node"`
+	TCP  []uint16 `json:"tcp,omitempty"`
+	UDP  []uint16 `json:"udp,omitempty"`
+}
+
+// silence is how long a client may say nothing before it is taken for one that
+// waits for the server to speak, like nc.
+const silence = 300 * time.Millisecond
+
+func (s *builtIn) answer(client net.Addr) string {
+	return fmt.Sprintf("%s on %s, client %s\n", s.Pod, s.Node, client)
+}
+
+// serve listens on all ports, calls ready, and serves until the process ends.
+// It returns only if it cannot listen.
+func (s *builtIn) serve(ready func()) error {
+	web := &handover{conns: make(chan net.Conn)}
+	server := &http.Server{Handler: http.HandlerFunc(s.serveHTTP), ReadHeaderTimeout: 10 * time.Second}
+	go server.Serve(web)
+	for _, port := range s.TCP {
+		// A wildcard address takes clients of both families.
+		ln, err := net.Listen("tcp", ":"+strconv.Itoa(int(port)))
+		if err != nil {
+			return fmt.Errorf("built-in server: %w", err)
+		}
+		go s.serveTCP(ln, web)
+	}
+	for _, port := range s.UDP {
+		conn, err := net.ListenPacket("udp", ":"+strconv.Itoa(int(port)))
+		if err != nil {
+			return fmt.Errorf("built-in server: %w", err)
+		}
+		go s.serveUDP(conn)
+	}
+	fmt.Printf("built-in server of %s: TCP %v, UDP %v\n", s.Pod, s.TCP, s.UDP)
+	ready()
+	select {}
+}
+
+func (s *builtIn) serveTCP(ln net.Listener, web *handover) {
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			time.Sleep(100 * time.Millisecond) // out of descriptors, most likely
+			continue
+		}
+		go func() {
+			c := &bufferedConn{Conn: conn, r: bufio.NewReader(conn)}
+			c.SetReadDeadline(time.Now().Add(silence))
+			first, _ := c.r.Peek(4)
+			c.SetReadDeadline(time.Time{})
+			if isHTTP(first) {
+				web.conns <- c
+				return
+			}
+			s.serveOther(c)
+		}()
+	}
+}
+
+// serveOther answers a client that does not speak HTTP: at once when it is
+// silent, else each time it says something.
+func (s *builtIn) serveOther(c *bufferedConn) {
+	defer c.Close()
+	if c.r.Buffered() == 0 {
+		io.WriteString(c, s.answer(c.RemoteAddr()))
+		return
+	}
+	buf := make([]byte, 4096)
+	for {
+		c.SetReadDeadline(time.Now().Add(time.Minute))
+		if _, err := c.r.Read(buf); err != nil {
+			return
+		}
+		if _, err := io.WriteString(c, s.answer(c.RemoteAddr())); err != nil {
+			return
+		}
+	}
+}
+
+func (s *builtIn) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintf(w, "%s on %s, client %s\n", s.Pod, s.Node, r.RemoteAddr)
+}
+
+func (s *builtIn) serveUDP(conn net.PacketConn) {
+	buf := make([]byte, 65536)
+	for {
+		_, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			continue // an ICMP error of an earlier answer
+		}
+		conn.WriteTo([]byte(s.answer(from)), from)
+	}
+}
+
+// isHTTP reports whether the first bytes of a stream begin an HTTP request.
+func isHTTP(first []byte) bool {
+	methods := []string{"GET ", "HEAD", "POST", "PUT ", "DELE", "OPTI", "PATC", "CONN", "TRAC", "PRI "}
+	return slices.ContainsFunc(methods, func(m string) bool { return string(first) == m })
+}
+
+// bufferedConn is a connection of which something was read ahead.
+type bufferedConn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
+
+// handover is a listener whose connections were accepted elsewhere.
+type handover struct{ conns chan net.Conn }
+
+func (h *handover) Accept() (net.Conn, error) { return <-h.conns, nil }
+func (h *handover) Close() error              { return nil }
+func (h *handover) Addr() net.Addr            { return &net.TCPAddr{} }

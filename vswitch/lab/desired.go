@@ -1,0 +1,69 @@
+package lab
+
+import (
+	"errors"
+	"log/slog"
+
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
+)
+
+// newController makes the one writer of what is wanted, and gives it what the
+// cluster starts with. What is wrong with that is ErrInput.
+func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control.Controller, error) {
+	cfg := control.Default()
+	cfg.Nodes, cfg.Log = o.Nodes, log
+	cfg.ClusterCIDRs = o.Config.ClusterCIDRs
+	cfg.NodeMask4, cfg.NodeMask6 = o.Config.NodeMask4, o.Config.NodeMask6
+	if len(o.NodeCIDRs) > 0 {
+		cfg.NodeCIDRs = o.NodeCIDRs
+	}
+	c, err := control.New(store, cfg)
+	if err != nil {
+		return nil, failure(ErrInput, "%v", err)
+	}
+	objects := o.Objects
+	if objects == nil {
+		objects = &cluster.Objects{}
+	}
+	if _, err := c.Apply(objects, control.ApplyOptions{}); err != nil {
+		return nil, failure(ErrInput, "%v", err)
+	}
+	return c, nil
+}
+
+// apply makes objects the desired ones.
+func (s *supervisor) apply(o *cluster.Objects, opts control.ApplyOptions) ([]control.Result, error) {
+	results, err := s.control.Apply(o, opts)
+	if errors.Is(err, control.ErrConflict) || errors.Is(err, control.ErrExhausted) {
+		err = failure(ErrInput, "%v", err)
+	}
+	return results, err
+}
+
+// delete removes objects. A node that is deleted must also be forgotten as seen.
+func (s *supervisor) delete(refs []cluster.Ref) ([]control.Result, error) {
+	results, err := s.control.Delete(refs)
+	switch {
+	case errors.Is(err, control.ErrNotFound):
+		err = failure(ErrNotFound, "%v", err)
+	case errors.Is(err, control.ErrConflict):
+		err = failure(ErrConflict, "%v", err)
+	}
+	return results, errors.Join(err, s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
+		for _, r := range results {
+			if r.Kind == cluster.KindNode {
+				tx.DeleteNode(r.Name)
+			}
+		}
+		return nil
+	}))
+}
+
+// addNode adds a node with ranges and addresses of its own.
+func (s *supervisor) addNode(name string) error {
+	if err := s.control.AddNode(name); err != nil {
+		return failure(ErrConflict, "%v", err)
+	}
+	return nil
+}

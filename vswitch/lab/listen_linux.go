@@ -1,0 +1,263 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"vswitch/vswitch/cluster"
+)
+
+// listeners are the sockets that the supervisor serves.
+type listeners struct {
+	http *http.Server
+	exec *net.UnixListener
+}
+
+func (l *listeners) close() {
+	l.http.Close()
+	l.exec.Close()
+}
+
+// listen opens the sockets and serves them.
+func (s *supervisor) listen() (*listeners, error) {
+	api, err := listenUnix(filepath.Join(s.dir, apiSocket))
+	if err != nil {
+		return nil, err
+	}
+	exec, err := listenUnix(filepath.Join(s.dir, execSocket))
+	if err != nil {
+		api.Close()
+		return nil, err
+	}
+	l := &listeners{exec: exec, http: &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second}}
+	go l.http.Serve(api)
+	go s.serveExec(exec)
+	return l, nil
+}
+
+func listenUnix(path string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("API: %w (a shorter XDG_RUNTIME_DIR helps if the path is too long)", err)
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+func (s *supervisor) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status(), nil) })
+	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.nodeStatus(), nil) })
+	mux.HandleFunc("GET /v1/state", s.serveState)
+	mux.HandleFunc("GET /v1/logs", s.serveLogs)
+	mux.HandleFunc("POST /v1/apply", func(w http.ResponseWriter, r *http.Request) {
+		req := applyRequest{Objects: &cluster.Objects{}}
+		if decode(w, r, &req) {
+			results, err := s.apply(req.Objects, req.Options)
+			answer(w, results, err)
+		}
+	})
+	mux.HandleFunc("POST /v1/delete", func(w http.ResponseWriter, r *http.Request) {
+		var refs []cluster.Ref
+		if decode(w, r, &refs) {
+			results, err := s.delete(refs)
+			answer(w, results, err)
+		}
+	})
+	mux.HandleFunc("POST /v1/nodes/{name}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, struct{}{}, s.addNode(r.PathValue("name")))
+	})
+	mux.HandleFunc("POST /v1/nodes/{name}/{verb}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, struct{}{}, s.changeNode(r.Context(), r.PathValue("name"), r.PathValue("verb")))
+	})
+	mux.HandleFunc("POST /v1/down", func(w http.ResponseWriter, _ *http.Request) {
+		s.down()
+		<-s.gone
+		answer(w, struct{}{}, nil)
+	})
+	return mux
+}
+
+// decode reads a JSON body strictly; it answers the request itself if it cannot.
+func decode(w http.ResponseWriter, r *http.Request, v any) bool {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxMessage))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		answer(w, nil, failure(ErrInput, "%v", err))
+		return false
+	}
+	return true
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		v = apiError{err.Error()}
+		w.WriteHeader(statusOf(err))
+	}
+	json.NewEncoder(w).Encode(v)
+}
+
+// changeNode kills, stops or starts the process of a node.
+func (s *supervisor) changeNode(ctx context.Context, name, verb string) error {
+	n := s.node(name)
+	if n == nil {
+		return failure(ErrNotFound, "there is no node %s", name)
+	}
+	switch verb {
+	case "kill":
+		return n.kill(ctx, false)
+	case "stop":
+		return n.kill(ctx, true)
+	case "start":
+		n.release()
+		return nil
+	}
+	return failure(ErrInput, "a node can be told to kill, stop or start, not %q", verb)
+}
+
+// serveState answers with all objects, once there is a State newer than asked.
+func (s *supervisor) serveState(w http.ResponseWriter, r *http.Request) {
+	if after := r.URL.Query().Get("after"); after != "" {
+		rev, err := strconv.ParseUint(after, 10, 64)
+		if err != nil {
+			answer(w, nil, failure(ErrInput, "after: %v", err))
+			return
+		}
+		watch := s.store.Watch()
+		defer watch.Close()
+		for s.store.State().Revision <= rev {
+			select {
+			case <-watch.C():
+				watch.Next()
+			case <-r.Context().Done():
+				return
+			case <-s.ctx.Done():
+				answer(w, nil, failure(ErrConflict, "the cluster goes down"))
+				return
+			}
+		}
+	}
+	state := s.store.State()
+	out := State{Revision: state.Revision}
+	for o := range state.Namespaces.All() {
+		out.Namespaces = append(out.Namespaces, o)
+	}
+	for o := range state.Nodes.All() {
+		out.Nodes = append(out.Nodes, o)
+	}
+	for o := range state.Pods.All() {
+		out.Pods = append(out.Pods, o)
+	}
+	for o := range state.Deployments.All() {
+		out.Deployments = append(out.Deployments, o)
+	}
+	answer(w, out, nil)
+}
+
+// serveLogs streams a log as text.
+func (s *supervisor) serveLogs(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var o LogOptions
+	if err := json.Unmarshal([]byte(q.Get("options")), &o); err != nil {
+		answer(w, nil, failure(ErrInput, "options: %v", err))
+		return
+	}
+	log, err := s.findLog(q.Get("node"), q.Get("namespace"), q.Get("pod"), q.Get("container"), o.Previous)
+	if err != nil {
+		answer(w, nil, err)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(http.StatusOK)
+	out := flushWriter{w, http.NewResponseController(w)}
+	out.rc.Flush()
+	if err := log.read(ctx, out, o); err != nil {
+		s.log.Warn("log is not read to its end", "err", err)
+	}
+}
+
+func (s *supervisor) findLog(node, namespace, name, container string, previous bool) (*logFile, error) {
+	if node != "" {
+		n := s.node(node)
+		if n == nil {
+			return nil, failure(ErrNotFound, "there is no node %s", node)
+		}
+		return n.out, nil
+	}
+	p, err := s.pod(namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.container(container)
+	if err != nil {
+		return nil, err
+	}
+	return c.logOf(previous)
+}
+
+// flushWriter sends each line at once.
+type flushWriter struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+}
+
+func (f flushWriter) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	return n, errors.Join(err, f.rc.Flush())
+}
+
+// status sums the cluster up.
+func (s *supervisor) status() Status {
+	state := s.store.State()
+	st := Status{Name: s.options.Name, ID: s.id, Dir: s.dir, Started: s.started, Revision: state.Revision, Nodes: s.nodeStatus()}
+	for _, n := range st.Nodes {
+		if n.Reason != "" {
+			st.Problems = append(st.Problems, fmt.Sprintf("node %s: %s", n.Name, n.Reason))
+		}
+	}
+	for p := range state.Pods.All() {
+		st.Pods++
+		if p.Ready {
+			st.Ready++
+		}
+		if p.Reason != "" {
+			st.Failing++
+			st.Problems = append(st.Problems, fmt.Sprintf("pod %s: %s", p.Key(), p.Reason))
+		}
+	}
+	return st
+}
+
+func (s *supervisor) nodeStatus() []Node {
+	s.mu.Lock()
+	nodes := append([]*node(nil), s.nodes...)
+	s.mu.Unlock()
+	out := []Node{}
+	for _, n := range nodes {
+		n.mu.Lock()
+		st := Node{Name: n.name, Ready: n.ready, Reason: n.problem, Held: n.held, Restarts: n.restarts,
+			Underlay: n.under.vxlan, Gossip: n.under.gossip, Socket: n.socket(), PodCIDRs: n.status.PodCIDRs}
+		if n.proc != nil {
+			st.PID, st.Started = n.proc.Pid, n.started
+		}
+		for _, problem := range n.status.Problems {
+			if st.Reason == "" {
+				st.Reason = problem
+			}
+		}
+		n.mu.Unlock()
+		out = append(out, st)
+	}
+	return out
+}

@@ -1,0 +1,192 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"vswitch/vswitch/agent"
+	"vswitch/vswitch/netns"
+)
+
+// TestMain makes the test binary a program that a lab can run: its own hidden
+// processes, a fake node, and a command that starts a cluster and waits.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case Subcommand:
+			os.Exit(Main(os.Args[2:]))
+		case "node":
+			if err := runFakeNode(os.Args[3]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		case "test-up":
+			os.Exit(testUp())
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// testUp is a command like vswitch up: it starts the cluster that it reads
+// from stdin, says so, and waits.
+func testUp() int {
+	var o Options
+	if err := json.NewDecoder(os.Stdin).Decode(&o); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	c, err := Start(context.Background(), o)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	fmt.Println("ready")
+	c.Wait()
+	return 0
+}
+
+// fakeNode answers the API of a node. Its switch is a bridge of the kernel, so
+// that pods of one node reach each other, and dies with it.
+type fakeNode struct {
+	config agent.Config
+	cidr   netip.Prefix
+	bridge *os.File // namespace
+
+	mu   sync.Mutex
+	next netip.Addr
+	pods map[string]agent.PodStatus
+}
+
+func runFakeNode(config string) error {
+	data, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	n := &fakeNode{pods: map[string]agent.PodStatus{}}
+	if err := yaml.UnmarshalStrict(data, &n.config); err != nil {
+		return err
+	}
+	if n.config.Labels["test"] == "fail" {
+		return fmt.Errorf("this node was told to fail")
+	}
+	n.cidr = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, n.config.Name[len(n.config.Name)-1], 0}), 24)
+	n.next = n.cidr.Addr().Next().Next()
+	if n.bridge, err = netns.NewFile(); err != nil {
+		return err
+	}
+	if err := netns.DoFile(n.bridge, func() error {
+		if err := netns.AddBridge("br0"); err != nil {
+			return err
+		}
+		return netns.SetUp("br0")
+	}); err != nil {
+		return err
+	}
+	socket := filepath.Join(n.config.RuntimeDir, agent.SocketName)
+	os.Remove(socket)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "fake node", n.config.Name)
+	return http.Serve(l, n.handler())
+}
+
+func (n *fakeNode) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, agent.Status{Name: n.config.Name, PID: os.Getpid(), Ready: true, Underlay: n.config.Overlay.Listen,
+			PodCIDRs: []netip.Prefix{n.cidr}}, nil)
+	})
+	mux.HandleFunc("GET /v1/pods", func(w http.ResponseWriter, r *http.Request) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		var pods []agent.PodStatus
+		for _, p := range n.pods {
+			pods = append(pods, p)
+		}
+		answer(w, pods, nil)
+	})
+	mux.HandleFunc("PUT /v1/pods/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		var req agent.PodRequest
+		if decode(w, r, &req) {
+			status, err := n.attach(req)
+			answer(w, status, err)
+		}
+	})
+	mux.HandleFunc("DELETE /v1/pods/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.pods, r.PathValue("namespace")+"/"+r.PathValue("name"))
+		answer(w, struct{}{}, nil)
+	})
+	return mux
+}
+
+func (n *fakeNode) attach(r agent.PodRequest) (agent.PodStatus, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	key := r.Namespace + "/" + r.Name
+	if p, ok := n.pods[key]; ok && p.UID == r.UID {
+		return p, nil
+	}
+	ips := r.IPs
+	if len(ips) == 0 {
+		ips = []netip.Addr{n.next}
+		n.next = n.next.Next()
+	}
+	outer := fmt.Sprintf("pod%d", ips[0].As4()[3])
+	err := netns.DoFile(n.bridge, func() error {
+		ns, err := os.Open(r.NetNS)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := netns.AddVeth(outer, "eth0", ns); err != nil {
+			return err
+		}
+		if err := netns.SetMaster(outer, "br0"); err != nil {
+			return err
+		}
+		return netns.SetUp(outer)
+	})
+	if err != nil {
+		return agent.PodStatus{}, err
+	}
+	if err := netns.Do(r.NetNS, func() error {
+		return netns.Configure(netns.Link{Name: "eth0", MTU: 1450, Addrs: []netip.Prefix{netip.PrefixFrom(ips[0], 24)}})
+	}); err != nil {
+		return agent.PodStatus{}, err
+	}
+	p := agent.PodStatus{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Node: n.config.Name, IPs: ips, NetNS: r.NetNS}
+	n.pods[key] = p
+	return p, nil
+}
+
+// eventually waits until f returns "" and fails with what it says otherwise.
+func eventually(t testing.TB, f func() string) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		problem := f()
+		if problem == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(problem)
+		}
+		time.Sleep(wait)
+	}
+}

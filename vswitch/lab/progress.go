@@ -1,0 +1,85 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"vswitch/vswitch/cluster"
+)
+
+// progress remembers what was said about a cluster that comes up.
+type progress map[string]string
+
+// lines returns what is new in a state, a line an object.
+func (said progress) lines(state *cluster.State) (lines []string) {
+	say := func(object, what string) {
+		if what != "" && said[object] != what {
+			said[object] = what
+			lines = append(lines, object+" "+what)
+		}
+	}
+	for n := range state.Nodes.All() {
+		if n.Ready {
+			say("node "+n.Name, fmt.Sprintf("is ready: pods %s, underlay %s", join(n.PodCIDRs), n.Underlay))
+		}
+	}
+	for p := range state.Pods.All() {
+		name := "pod " + p.Key().String()
+		switch {
+		case !p.Deleted.IsZero():
+		case p.Phase == cluster.PodSucceeded || p.Phase == cluster.PodFailed:
+			say(name, strings.TrimSuffix(strings.ToLower(string(p.Phase))+": "+p.Reason, ": "))
+		case p.Ready:
+			what := fmt.Sprintf("is running on %s: %s", p.Node, join(p.IPs))
+			if p.BuiltIn {
+				what += " (built-in server)"
+			}
+			say(name, what)
+		case failing(p):
+			// The time of the next try is not news.
+			reason, _, _ := strings.Cut(p.Reason, "; next try at ")
+			say(name, "is failing: "+reason)
+		case p.Node == "":
+			say(name, p.Reason)
+		}
+	}
+	return lines
+}
+
+// settled reports whether each pod that is wanted has started, ended or failed.
+func settled(state *cluster.State) bool {
+	replicas := map[cluster.Key]int{}
+	for p := range state.Pods.All() {
+		if !p.Deleted.IsZero() {
+			continue
+		}
+		replicas[p.Owner]++
+		done := p.Ready || p.Phase == cluster.PodSucceeded || p.Phase == cluster.PodFailed
+		if !done && !failing(p) && (p.Node != "" || p.Reason == "") {
+			return false
+		}
+	}
+	for d := range state.Deployments.All() {
+		if replicas[d.Key()] < d.Replicas {
+			return false
+		}
+	}
+	return true
+}
+
+// failing reports whether a container of a pod ended when it should not have.
+func failing(p *cluster.Pod) bool {
+	return slices.ContainsFunc(p.Statuses, func(s cluster.ContainerStatus) bool {
+		return !s.Running && !s.Finished.IsZero() && s.ExitCode != 0
+	})
+}
+
+func join[T netip.Addr | netip.Prefix](list []T) string {
+	var s []string
+	for _, v := range list {
+		s = append(s, fmt.Sprint(v))
+	}
+	return strings.Join(s, ", ")
+}

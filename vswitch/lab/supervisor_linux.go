@@ -1,0 +1,410 @@
+package lab
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	mathrand "math/rand/v2"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
+)
+
+// shutdownGrace bounds how long pods have to end when the cluster goes down:
+// whoever takes it down waits for it.
+const shutdownGrace = 3 * time.Second
+
+// supervisor is the parent of all nodes and pods of a cluster.
+type supervisor struct {
+	id      string // the name by which nodes know their cluster
+	dir     string
+	options Options
+	log     *slog.Logger
+	started time.Time
+	random  *mathrand.Rand
+	store   *cluster.Store
+	control *control.Controller
+
+	ctx  context.Context // ends when the cluster goes down
+	down context.CancelFunc
+	gone chan struct{} // closed when all pods and nodes have ended
+	kick chan struct{} // asks for a reconcile
+
+	mu    sync.Mutex // guards what follows
+	nodes []*node    // by age
+	pods  map[cluster.Key]*pod
+}
+
+// supervise is the supervisor's process.
+func supervise(dir string) int {
+	unix.CloseOnExec(fdConn)
+	unix.CloseOnExec(fdLock)
+	file := os.NewFile(fdConn, "conn")
+	conn, err := net.FileConn(file)
+	file.Close()
+	if err != nil {
+		return 1
+	}
+	var m message
+	if err := readMessage(conn, &m); err != nil || m.Options == nil {
+		return 0 // the command is gone already
+	}
+	s, err := newSupervisor(dir, *m.Options)
+	if err == nil {
+		err = s.run(conn)
+	}
+	if err != nil {
+		writeMessage(conn, message{Error: err.Error(), Input: errors.Is(err, ErrInput)})
+	}
+	return 0
+}
+
+func newSupervisor(dir string, o Options) (*supervisor, error) {
+	s := &supervisor{dir: dir, options: o, started: time.Now(), store: cluster.NewStore(), pods: map[cluster.Key]*pod{},
+		gone: make(chan struct{}), kick: make(chan struct{}, 1), log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		random: mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))}
+	// Two clusters of one name on one network must not become one.
+	var tag [4]byte
+	rand.Read(tag[:])
+	s.id = o.Name + "-" + hex.EncodeToString(tag[:])
+	s.ctx, s.down = context.WithCancel(context.Background())
+	for _, sub := range []string{netnsDir, podsDir, nodesDir} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	var key [32]byte
+	rand.Read(key[:])
+	if err := os.WriteFile(s.keyFile(), []byte(base64.StdEncoding.EncodeToString(key[:])+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	var err error
+	s.control, err = newController(s.store, &s.options, s.log)
+	return s, err
+}
+
+func (s *supervisor) keyFile() string { return filepath.Join(s.dir, "gossip.key") }
+
+// run brings the cluster up and returns when it is down. An error says that it
+// did not come up.
+func (s *supervisor) run(conn net.Conn) error {
+	listeners, err := s.listen()
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+	defer s.shutdown()
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
+	go func() {
+		<-signals
+		s.down()
+	}()
+	go s.control.Run(s.ctx)
+	detached := make(chan struct{})
+	go s.attend(conn, detached)
+	w := s.store.Watch()
+	defer w.Close()
+	if err := s.bringUp(conn, w); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-s.ctx.Done():
+			return nil
+		case <-w.C():
+			w.Next()
+		case <-s.kick:
+		}
+		s.reconcile()
+	}
+}
+
+// attend reads what the command says; if it goes without having detached, the
+// cluster goes, too.
+func (s *supervisor) attend(conn net.Conn, detached chan struct{}) {
+	for {
+		var m message
+		if err := readMessage(conn, &m); err != nil {
+			select {
+			case <-detached:
+			default:
+				s.log.Info("the command that started the cluster is gone; going down")
+				s.down()
+			}
+			return
+		}
+		if m.Detach {
+			close(detached)
+			s.log.Info("detached")
+			return
+		}
+	}
+}
+
+// bringUp starts everything, tells the command how it goes, and returns when
+// all nodes are ready and each pod has started or cannot.
+func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
+	wait := s.options.Wait
+	if wait == 0 {
+		wait = 30 * time.Second
+	}
+	timeout := time.After(wait)
+	said := progress{}
+	for {
+		state := s.store.State()
+		w.Next()
+		s.reconcile()
+		for _, line := range said.lines(state) {
+			if writeMessage(conn, message{Line: line}) != nil {
+				return nil // attend decides
+			}
+		}
+		if s.nodesReady() && settled(state) {
+			writeMessage(conn, message{Ready: true})
+			return nil
+		}
+		select {
+		case <-s.ctx.Done():
+			return nil
+		case <-w.C():
+		case <-s.kick:
+		case <-timeout:
+			if err := s.nodeProblem(); err != nil {
+				return fmt.Errorf("%w after %s", err, wait)
+			}
+			writeMessage(conn, message{Line: fmt.Sprintf("not all pods are ready after %s; vswitch status says why", wait)})
+			writeMessage(conn, message{Ready: true})
+			return nil
+		}
+	}
+}
+
+// nodesReady reports whether all nodes are there and ready.
+func (s *supervisor) nodesReady() bool { return s.nodeProblem() == nil }
+
+// nodeProblem says what the first node that is not ready lacks.
+func (s *supervisor) nodeProblem() error {
+	for n := range s.store.State().Nodes.All() {
+		own := s.node(n.Name)
+		if own == nil {
+			return fmt.Errorf("node %s is not started", n.Name)
+		}
+		own.mu.Lock()
+		ready, problem := own.ready, own.problem
+		own.mu.Unlock()
+		if !ready {
+			return fmt.Errorf("node %s is not ready: %s", n.Name, problem)
+		}
+	}
+	return nil
+}
+
+// reconcile makes processes of what is in the store.
+func (s *supervisor) reconcile() {
+	if s.ctx.Err() != nil {
+		return
+	}
+	state := s.store.State()
+	for n := range state.Nodes.All() {
+		if s.node(n.Name) == nil {
+			s.startNode(n.Name)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		if state.Node(n.name) == nil {
+			n.stop()
+		}
+	}
+	for spec := range state.Pods.All() {
+		p := s.pods[spec.Key()]
+		switch {
+		case p == nil && !spec.Deleted.IsZero():
+			s.forget(spec)
+		case p == nil && spec.Node != "" && s.nodeLocked(spec.Node) != nil:
+			s.startPod(spec)
+		case p != nil && (p.spec.UID != spec.UID || !spec.Deleted.IsZero()):
+			p.stop()
+		}
+	}
+	for key, p := range s.pods {
+		if state.Pod(key) == nil {
+			p.stop()
+		}
+	}
+}
+
+// startPod is called with mu held.
+func (s *supervisor) startPod(spec *cluster.Pod) {
+	p := newPod(s.ctx, s, spec)
+	s.pods[spec.Key()] = p
+	go func() {
+		p.run()
+		<-p.ctx.Done() // one that ended by itself keeps its logs and its place
+		s.mu.Lock()
+		delete(s.pods, spec.Key())
+		s.mu.Unlock()
+		os.RemoveAll(p.dir)
+		s.log.Info("pod is gone", "pod", spec.Key().String())
+		s.forget(spec)
+		s.poke()
+	}()
+}
+
+// forget says that nothing of a pod is left.
+func (s *supervisor) forget(spec *cluster.Pod) {
+	err := s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
+		tx.DeletePod(spec.Key())
+		return nil
+	})
+	if err = errors.Join(err, s.control.PodGone(spec.Key(), spec.UID)); err != nil {
+		s.log.Error("pod cannot be forgotten", "pod", spec.Key().String(), "err", err)
+	}
+}
+
+// startNode adds the process of a node.
+func (s *supervisor) startNode(name string) {
+	n, err := newNode(context.WithoutCancel(s.ctx), s, name)
+	if err != nil {
+		s.log.Error("node cannot start", "node", name, "err", err)
+		s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
+			tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: name}, Reason: err.Error()})
+			return nil
+		})
+		return
+	}
+	s.mu.Lock()
+	s.nodes = append(s.nodes, n)
+	s.mu.Unlock()
+	go func() {
+		n.run()
+		s.mu.Lock()
+		s.nodes = slices.DeleteFunc(s.nodes, func(x *node) bool { return x == n })
+		s.mu.Unlock()
+		os.RemoveAll(n.dir)
+		s.poke()
+	}()
+}
+
+// poke asks for a reconcile.
+func (s *supervisor) poke() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// node returns a node's process, or nil.
+func (s *supervisor) node(name string) *node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.nodeLocked(name)
+}
+
+func (s *supervisor) nodeLocked(name string) *node {
+	if i := slices.IndexFunc(s.nodes, func(n *node) bool { return n.name == name }); i >= 0 {
+		return s.nodes[i]
+	}
+	return nil
+}
+
+// pod returns a pod that has a process, or had one.
+func (s *supervisor) pod(namespace, name string) (*pod, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := cluster.Key{Namespace: namespace, Name: name}
+	if p := s.pods[key]; p != nil {
+		return p, nil
+	}
+	if s.store.State().Pod(key) != nil {
+		return nil, failure(ErrConflict, "pod %s is not on a node yet", key)
+	}
+	return nil, failure(ErrNotFound, "there is no pod %s", key)
+}
+
+// restorePods makes a node that came back know its pods, and no others.
+func (s *supervisor) restorePods(n *node) {
+	s.mu.Lock()
+	var own []*pod
+	for _, p := range s.pods {
+		if p.spec.Node == n.name {
+			own = append(own, p)
+		}
+	}
+	s.mu.Unlock()
+	for _, p := range own {
+		p.reattach(n)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
+	defer cancel()
+	known, err := n.client.Pods(ctx)
+	if err != nil {
+		return
+	}
+	for _, k := range known {
+		key := cluster.Key{Namespace: k.Namespace, Name: k.Name}
+		s.mu.Lock()
+		p := s.pods[key]
+		s.mu.Unlock()
+		if k.Node == n.name && (p == nil || p.spec.UID != k.UID) {
+			n.detach(key)
+		}
+	}
+}
+
+// reportPod and reportNode put what was seen into the store.
+func (s *supervisor) reportPod(p *pod, seen *cluster.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pods[p.key()] != p {
+		return
+	}
+	s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
+		tx.PutPod(seen)
+		return nil
+	})
+}
+
+func (s *supervisor) reportNode(seen *cluster.Node) {
+	s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
+		// What is no longer wanted must not come back by being seen.
+		if tx.State().Node(seen.Name) != nil {
+			tx.PutNode(seen)
+		}
+		return nil
+	})
+}
+
+// shutdown ends all pods, then all nodes, so that pods can say goodbye.
+func (s *supervisor) shutdown() {
+	s.down()
+	s.mu.Lock()
+	pods, nodes := slices.Collect(maps.Values(s.pods)), slices.Clone(s.nodes)
+	s.mu.Unlock()
+	for _, p := range pods {
+		<-p.done
+	}
+	for _, n := range nodes {
+		n.stop()
+	}
+	for _, n := range nodes {
+		<-n.done
+	}
+	close(s.gone)
+}
