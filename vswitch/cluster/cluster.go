@@ -56,6 +56,8 @@ type Meta struct {
 // Key returns the object's name.
 func (m *Meta) Key() Key { return Key{m.Namespace, m.Name} }
 
+func (m *Meta) meta() *Meta { return m }
+
 // Namespace groups objects; policy selects it by label.
 type Namespace struct{ Meta }
 
@@ -122,6 +124,9 @@ type Pod struct {
 	InitContainers []Container `json:"initContainers,omitempty"`
 	Containers     []Container `json:"containers,omitempty"`
 	Owner          Key         `json:"owner,omitzero"` // the Deployment it is a replica of; zero for none
+	OwnerUID       string      `json:"ownerUID,omitempty"`
+	// HostAliases are lines for the pod's /etc/hosts.
+	HostAliases []HostAlias `json:"hostAliases,omitempty"`
 	// RunAsUser and RunAsGroup are nil where the manifest says nothing.
 	RunAsUser  *int64 `json:"runAsUser,omitempty"`
 	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
@@ -143,6 +148,12 @@ type Pod struct {
 	Statuses []ContainerStatus `json:"statuses,omitempty"`
 }
 
+// HostAlias is a line of /etc/hosts.
+type HostAlias struct {
+	IP    netip.Addr `json:"ip"`
+	Names []string   `json:"names"`
+}
+
 // Container is one process of a pod. Its image is not used.
 type Container struct {
 	Name  string `json:"name"`
@@ -158,6 +169,9 @@ type Container struct {
 	EnvFields  map[string]string `json:"envFields,omitempty"`
 	WorkingDir string            `json:"workingDir,omitempty"`
 	Ports      []ContainerPort   `json:"ports,omitempty"`
+	// Sidecar is an init container that the next ones do not wait for, and
+	// that runs as long as the pod does (restartPolicy Always of its own).
+	Sidecar bool `json:"sidecar,omitempty"`
 	// RunAsUser and RunAsGroup override the pod's.
 	RunAsUser  *int64 `json:"runAsUser,omitempty"`
 	RunAsGroup *int64 `json:"runAsGroup,omitempty"`

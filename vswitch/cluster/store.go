@@ -67,13 +67,9 @@ type world struct {
 }
 
 // NewStore returns an empty Store.
-func NewStore() *Store { return NewStoreAt(0) }
-
-// NewStoreAt returns an empty Store that counts on from a revision, so that
-// revisions do not go back over a restart.
-func NewStoreAt(revision uint64) *Store {
+func NewStore() *Store {
 	s := &Store{}
-	s.state.Store(&State{Revision: revision})
+	s.state.Store(&State{})
 	return s
 }
 
@@ -128,6 +124,10 @@ type Txn struct {
 // Revision is the one that the State will have if the transaction commits.
 func (tx *Txn) Revision() uint64 { return tx.revision }
 
+// SkipTo makes the revision at least r, so that it does not go back when what
+// was stored is loaded again.
+func (tx *Txn) SkipTo(r uint64) { tx.revision = max(tx.revision, r) }
+
 // State returns the merged cluster with the changes made so far.
 func (tx *Txn) State() *State {
 	return &State{
@@ -153,43 +153,43 @@ func (tx *Txn) Own() *State {
 
 // PutNamespace adds or replaces the source's namespace.
 func (tx *Txn) PutNamespace(n *Namespace) {
-	put(&tx.base.namespaces, &tx.world.namespaces, tx.source, n.Key(), n, mergeFirst)
+	put(tx, &tx.base.namespaces, &tx.world.namespaces, n.Key(), n, mergeFirst)
 }
 
 // PutNode adds or replaces the source's node.
 func (tx *Txn) PutNode(n *Node) {
-	put(&tx.base.nodes, &tx.world.nodes, tx.source, n.Key(), n, mergeNode)
+	put(tx, &tx.base.nodes, &tx.world.nodes, n.Key(), n, mergeNode)
 }
 
 // PutPod adds or replaces the source's pod.
 func (tx *Txn) PutPod(p *Pod) {
-	put(&tx.base.pods, &tx.world.pods, tx.source, p.Key(), p, mergePod)
+	put(tx, &tx.base.pods, &tx.world.pods, p.Key(), p, mergePod)
 }
 
 // PutDeployment adds or replaces the source's deployment.
 func (tx *Txn) PutDeployment(d *Deployment) {
-	put(&tx.base.deployments, &tx.world.deployments, tx.source, d.Key(), d, mergeFirst)
+	put(tx, &tx.base.deployments, &tx.world.deployments, d.Key(), d, mergeFirst)
 }
 
 // DeleteNamespace removes the source's namespace. Here and below: what is not
 // there is no error, and what another source says stays.
 func (tx *Txn) DeleteNamespace(name string) {
-	put(&tx.base.namespaces, &tx.world.namespaces, tx.source, Key{Name: name}, nil, mergeFirst)
+	put(tx, &tx.base.namespaces, &tx.world.namespaces, Key{Name: name}, nil, mergeFirst)
 }
 
 // DeleteNode removes the source's node.
 func (tx *Txn) DeleteNode(name string) {
-	put(&tx.base.nodes, &tx.world.nodes, tx.source, Key{Name: name}, nil, mergeNode)
+	put(tx, &tx.base.nodes, &tx.world.nodes, Key{Name: name}, nil, mergeNode)
 }
 
 // DeletePod removes the source's pod.
 func (tx *Txn) DeletePod(k Key) {
-	put(&tx.base.pods, &tx.world.pods, tx.source, k, nil, mergePod)
+	put(tx, &tx.base.pods, &tx.world.pods, k, nil, mergePod)
 }
 
 // DeleteDeployment removes the source's deployment.
 func (tx *Txn) DeleteDeployment(k Key) {
-	put(&tx.base.deployments, &tx.world.deployments, tx.source, k, nil, mergeFirst)
+	put(tx, &tx.base.deployments, &tx.world.deployments, k, nil, mergeFirst)
 }
 
 // Clear removes all that the source says. Putting the same objects back in
@@ -213,8 +213,23 @@ func (tx *Txn) Clear() {
 // put makes v what the source says of k (nil: nothing) and merges k anew. What
 // is equal to an object of before the transaction becomes that object again,
 // so that equal objects are never seen as a change.
-func put[T any](base, k *kinds[T], source int, key Key, v *T, merge func(*[sources]*T) *T) {
-	v = known(base.parts[source].Get(key), v)
+//
+// Who observes does not count versions, so put does: an observation that
+// differs has this transaction's. Who desires says the version itself.
+func put[T any](tx *Txn, base, k *kinds[T], key Key, v *T, merge func(*[sources]*T) *T) {
+	source := tx.source
+	old := base.parts[source].Get(key)
+	if v != nil && source != desired {
+		m := metaOf(v)
+		m.ResourceVersion = tx.revision
+		if old != nil {
+			m.ResourceVersion = metaOf(old).ResourceVersion
+			if v = known(old, v); v != old {
+				m.ResourceVersion = tx.revision
+			}
+		}
+	}
+	v = known(old, v)
 	if v == k.parts[source].Get(key) {
 		return
 	}
@@ -225,6 +240,9 @@ func put[T any](base, k *kinds[T], source int, key Key, v *T, merge func(*[sourc
 	}
 	k.merged = set(k.merged, key, known(base.merged.Get(key), merge(&parts)))
 }
+
+// metaOf returns the object's metadata; all kinds embed it.
+func metaOf[T any](v *T) *Meta { return any(v).(interface{ meta() *Meta }).meta() }
 
 // known returns old if v is equal to it, else v.
 func known[T any](old, v *T) *T {

@@ -57,14 +57,15 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 }
 
 func TestUpdateRevision(t *testing.T) {
-	s := NewStoreAt(41)
+	s := NewStore()
+	update(t, s, Desired, func(tx *Txn) { tx.SkipTo(41); tx.PutNode(&Node{Meta: Meta{Name: "n"}}) })
 	put := func(tx *Txn) { tx.PutPod(pod("a", "one", uid("1"))); tx.PutNode(&Node{Meta: Meta{Name: "n"}}) }
 	update(t, s, Desired, put)
 	if s.State().Revision != 42 {
 		t.Fatalf("revision %d, want 42", s.State().Revision)
 	}
 	one := s.State()
-	update(t, s, Desired, put) // equal objects
+	update(t, s, Desired, func(tx *Txn) { tx.SkipTo(7); put(tx) }) // equal objects
 	update(t, s, Desired, func(tx *Txn) { tx.Clear(); put(tx) })
 	update(t, s, Gossip, func(tx *Txn) { tx.DeletePod(Key{"a", "one"}) })
 	if s.State() != one {
@@ -118,11 +119,33 @@ func TestMergePod(t *testing.T) {
 					}
 				}
 				got := s.State().Pod(Key{"a", "p"})
+				got.ResourceVersion = 0
 				if d := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 					t.Fatalf("order %v: %s", order, d)
 				}
 			}
 		})
+	}
+}
+
+// TestResourceVersion: who observes does not count versions, the Store does.
+func TestResourceVersion(t *testing.T) {
+	s := NewStore()
+	version := func() uint64 { return s.State().Pod(Key{"a", "p"}).ResourceVersion }
+	update(t, s, Desired, func(tx *Txn) {
+		tx.PutPod(pod("a", "p", func(p *Pod) { p.ResourceVersion = 9 }))
+		tx.SkipTo(9)
+	})
+	if version() != 9 {
+		t.Fatalf("what desires says the version: %d", version())
+	}
+	seen := func(ph PodPhase) { update(t, s, Local, func(tx *Txn) { tx.PutPod(pod("a", "p", phase(ph))) }) }
+	seen(PodPending)
+	seen(PodPending)
+	seen(PodRunning)
+	seen(PodRunning)
+	if version() != 11 || s.State().Revision != 11 {
+		t.Fatalf("version %d, revision %d, want 11", version(), s.State().Revision)
 	}
 }
 

@@ -276,6 +276,50 @@ func (s frameSpec) segments(t testing.TB, size int) (frames [][]byte) {
 	return frames
 }
 
+// fragments cuts a frame of s into fragments of at most size payload bytes with
+// gopacket.
+func (s frameSpec) fragments(t testing.TB, size int) (frames [][]byte) {
+	t.Helper()
+	if s.is6() {
+		return s.fragments6(t, size)
+	}
+	s.ipFlags = 0
+	whole := s.frame(t)[s.l4():]
+	for at := 0; at < len(whole); at += size {
+		q := s
+		q.proto = layers.IPProtocol(255) // no transport layer: payload only
+		q.fragOffset = uint16(at / 8)
+		q.payload = whole[at:min(at+size, len(whole))]
+		if at+size < len(whole) {
+			q.ipFlags = layers.IPv4MoreFragments
+		}
+		f := q.frame(t)
+		h := f[EthernetLen:q.l4()]
+		h[9] = uint8(s.proto)
+		binary.BigEndian.PutUint16(h[10:], 0)
+		binary.BigEndian.PutUint16(h[10:], ^slowSum(h))
+		frames = append(frames, f)
+	}
+	return frames
+}
+
+func (s frameSpec) fragments6(t testing.TB, size int) (frames [][]byte) {
+	t.Helper()
+	whole := s.frame(t)[s.l4():]
+	for at := 0; at < len(whole); at += size {
+		q := s
+		q.proto = layers.IPProtocolIPv6Fragment
+		part := whole[at:min(at+size, len(whole))]
+		h := []byte{uint8(s.proto), 0, byte(at >> 8), byte(at), 0, 0, 0, 42}
+		if at+size < len(whole) {
+			h[3] |= 1
+		}
+		q.payload = append(h, part...)
+		frames = append(frames, q.frame(t))
+	}
+	return frames
+}
+
 // pattern returns n bytes that no two positions near each other share.
 func pattern(n int) []byte {
 	b := make([]byte, n)

@@ -62,12 +62,16 @@ func patch(c []byte, d uint32) {
 // tuple is the one that t was made from, and mends the checksums by t's deltas:
 // a wrong checksum stays wrong. Superpackets and trains have one header and are
 // one packet here; of fragments, only the first has ports. p.Tuple keeps what
-// came in. ICMP errors need RewriteError.
+// came in.
 //
-// It reports false, and changes nothing, when p cannot be rewritten: t is of
-// another family, or it is a fragment of SCTP, whose checksum covers what is
-// not there, and the ports change.
+// It reports false, and changes nothing, when p cannot be rewritten: it is of
+// another class than Flow, Fragment and ICMPOther (errors need RewriteError), t
+// is of another family, or it is a fragment of SCTP, whose checksum covers what
+// is not there, and the ports change.
 func (b *Batch) Rewrite(p *Packet, t *Translation) bool {
+	if p.Class != Flow && p.Class != Fragment && p.Class != ICMPOther {
+		return false
+	}
 	f := b.Frame(p)
 	v4 := is4(f)
 	if v4 != t.Src.Is4() || v4 != t.Dst.Is4() {

@@ -190,50 +190,6 @@ func TestRewriteInnerPartial(t *testing.T) {
 	}
 }
 
-// fragments cuts a frame of s into fragments of at most size payload bytes with
-// gopacket.
-func (s frameSpec) fragments(t testing.TB, size int) (frames [][]byte) {
-	t.Helper()
-	if s.is6() {
-		return s.fragments6(t, size)
-	}
-	s.ipFlags = 0
-	whole := s.frame(t)[s.l4():]
-	for at := 0; at < len(whole); at += size {
-		q := s
-		q.proto = layers.IPProtocol(255) // no transport layer: payload only
-		q.fragOffset = uint16(at / 8)
-		q.payload = whole[at:min(at+size, len(whole))]
-		if at+size < len(whole) {
-			q.ipFlags = layers.IPv4MoreFragments
-		}
-		f := q.frame(t)
-		h := f[EthernetLen:q.l4()]
-		h[9] = uint8(s.proto)
-		binary.BigEndian.PutUint16(h[10:], 0)
-		binary.BigEndian.PutUint16(h[10:], ^slowSum(h))
-		frames = append(frames, f)
-	}
-	return frames
-}
-
-func (s frameSpec) fragments6(t testing.TB, size int) (frames [][]byte) {
-	t.Helper()
-	whole := s.frame(t)[s.l4():]
-	for at := 0; at < len(whole); at += size {
-		q := s
-		q.proto = layers.IPProtocolIPv6Fragment
-		part := whole[at:min(at+size, len(whole))]
-		h := []byte{uint8(s.proto), 0, byte(at >> 8), byte(at), 0, 0, 0, 42}
-		if at+size < len(whole) {
-			h[3] |= 1
-		}
-		q.payload = append(h, part...)
-		frames = append(frames, q.frame(t))
-	}
-	return frames
-}
-
 // TestB20RewriteFragments translates every fragment of a datagram and compares
 // with the fragments of the datagram that was translated whole.
 func TestB20RewriteFragments(t *testing.T) {
@@ -269,6 +225,20 @@ func TestB20RewriteFragments(t *testing.T) {
 
 func TestRewriteRefuses(t *testing.T) {
 	b := NewBatch()
+	for name, f := range map[string][]byte{
+		"an ICMP error":       icmpErrorFrame(t, b4, a4, tcp(false, nil).frame(t), 60),
+		"a malformed packet":  tcp(false, nil).frame(t)[:40],
+		"a multicast packet":  append([]byte{1, 0, 0x5e, 0, 0, 1}, udp(false, nil).frame(t)[6:]...),
+		"an unknown protocol": ether(0x88cc, make([]byte, 60)...),
+	} {
+		p := b.Append(f)
+		b.Parse(p)
+		tr := Translate(&p.Tuple, &p.Tuple)
+		tr.Src = AddrFrom(b4)
+		if b.Rewrite(p, &tr) || !bytes.Equal(b.Frame(p), f[:p.Len]) {
+			t.Errorf("%s was rewritten", name)
+		}
+	}
 	for _, v6 := range []bool{false, true} {
 		s, other := udp(v6, pattern(9)), udp(!v6, pattern(9))
 		p := s.add(t, b)
@@ -372,59 +342,4 @@ func randomTuple(s *frameSpec, raw []byte) {
 		s.src, s.dst = netip.AddrFrom4([4]byte(raw[0:4])), netip.AddrFrom4([4]byte(raw[4:8]))
 	}
 	s.sport, s.dport = binary.BigEndian.Uint16(raw[32:]), binary.BigEndian.Uint16(raw[34:])
-}
-
-func TestDecrementTTL(t *testing.T) {
-	b := NewBatch()
-	for _, v6 := range []bool{false, true} {
-		for ttl := 255; ttl >= 0; ttl-- {
-			for _, id := range []uint16{1, 0xffff, uint16(ttl * 257)} {
-				s := udp(v6, nil)
-				s.ttl, s.id = uint8(ttl), id
-				b.Reset()
-				p := s.add(t, b)
-				ok := b.DecrementTTL(p)
-				if ok != (ttl > 1) {
-					t.Fatalf("v6=%v ttl %d: %v", v6, ttl, ok)
-				}
-				if ok {
-					s.ttl--
-				}
-				if want := s.frame(t); !bytes.Equal(b.Frame(p), want) {
-					t.Fatalf("v6=%v ttl %d: %s", v6, ttl, difference(b.Frame(p), want))
-				}
-			}
-		}
-	}
-}
-
-// TestDecrementTTLAllSums goes through every header checksum.
-func TestDecrementTTLAllSums(t *testing.T) {
-	b := NewBatch()
-	p := udp(false, nil).add(t, b)
-	h := b.Frame(p)[EthernetLen:]
-	for id := range 1 << 16 {
-		h[8] = 64
-		binary.BigEndian.PutUint16(h[4:], uint16(id))
-		binary.BigEndian.PutUint16(h[10:], 0)
-		binary.BigEndian.PutUint16(h[10:], ^slowSum(h[:20]))
-		b.DecrementTTL(p)
-		got := binary.BigEndian.Uint16(h[10:])
-		binary.BigEndian.PutUint16(h[10:], 0)
-		if want := ^slowSum(h[:20]); got != want {
-			t.Fatalf("id %d: %#04x, want %#04x", id, got, want)
-		}
-	}
-}
-
-func TestSetEthernet(t *testing.T) {
-	b := NewBatch()
-	s := tcp(true, pattern(10))
-	p := s.add(t, b)
-	dst, src := [6]byte{1, 2, 3, 4, 5, 6}, [6]byte{7, 8, 9, 10, 11, 12}
-	b.SetEthernet(p, &dst, &src)
-	want := append([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, s.frame(t)[12:]...)
-	if !bytes.Equal(b.Frame(p), want) {
-		t.Error(difference(b.Frame(p), want))
-	}
 }

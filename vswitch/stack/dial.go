@@ -125,7 +125,7 @@ func (s *Stack) DialContext(ctx context.Context, network, address string) (net.C
 		return nil, opError("dial", network, nil, nil, err)
 	}
 	if ctx.Err() != nil {
-		return nil, opError("dial", network, nil, t.net, contextError(ctx))
+		return nil, opError("dial", network, nil, t.net, context.Cause(ctx))
 	}
 	var c net.Conn
 	if t.transport == "tcp" {
@@ -159,7 +159,7 @@ func (s *Stack) dialTCP(ctx context.Context, t *target) (net.Conn, error) {
 	case <-s.done:
 	case <-ctx.Done():
 		ep.Close()
-		return nil, contextError(ctx)
+		return nil, context.Cause(ctx)
 	}
 	if s.isClosed() {
 		ep.Close()

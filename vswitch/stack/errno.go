@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -68,12 +67,4 @@ func opError(op, network string, source, addr net.Addr, err error) error {
 		err = os.NewSyscallError(call, errno)
 	}
 	return &net.OpError{Op: op, Net: network, Source: source, Addr: addr, Err: err}
-}
-
-// contextError is why a dial was given up.
-func contextError(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	return ctx.Err()
 }

@@ -19,6 +19,7 @@ type link struct {
 	mtu   uint32
 	gso   uint32 // GSOMaxSize
 	limit int    // packets that wait at most
+	lost  losses
 
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 
@@ -26,10 +27,11 @@ type link struct {
 	// needs no verification from the interface (Capabilities) and not from
 	// the packet.
 	rxMu     sync.Mutex
+	deaf     bool        // nothing is delivered any more; guarded by rxMu
 	verified atomic.Bool // the packet being delivered needs no verification
 	scratch  []byte      // for the header of a datagram; guarded by rxMu
 
-	// readMu belongs to the one who reads; Close takes it to empty out.
+	// readMu belongs to the one who reads.
 	readMu sync.Mutex
 	out    []*stack.PacketBuffer // taken from in, not yet read
 	next   int                   // in out
@@ -88,8 +90,9 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 		l.mu.Unlock()
 		return 0, &tcpip.ErrClosedForSend{}
 	}
-	for _, pkt := range pkts {
+	for i, pkt := range pkts {
 		if int(l.unread.Load()) >= l.limit {
+			l.lost.rxFull.Add(uint64(len(pkts) - i))
 			break
 		}
 		// The reference keeps the packet charged to its socket, which slows
@@ -130,11 +133,11 @@ func (l *link) pop() *stack.PacketBuffer {
 
 // rest notes whether anything waits, so that the packet that ends the silence
 // wakes, and reports it. The caller holds readMu.
-func (l *link) rest() (waiting bool, wake func()) {
+func (l *link) rest() (waiting, closed bool, wake func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.idle = l.next == len(l.out) && len(l.in) == 0
-	return !l.idle, l.wake
+	return !l.idle, l.closed, l.wake
 }
 
 // notify sets the waker and calls it if there is something to say.
@@ -148,26 +151,23 @@ func (l *link) notify(wake func()) {
 	}
 }
 
-// close refuses further packets, forgets those that wait, and wakes the reader.
+// deafen ends deliveries: when it returns, none is under way.
+func (l *link) deafen() {
+	l.rxMu.Lock()
+	l.deaf = true
+	l.rxMu.Unlock()
+}
+
+// close refuses further packets and wakes the reader, who still gets those
+// that wait.
 func (l *link) close() {
 	l.mu.Lock()
 	l.closed = true
 	wake := l.wake
 	l.mu.Unlock()
-	l.readMu.Lock()
-	for pkt := l.pop(); pkt != nil; pkt = l.pop() {
-		pkt.DecRef()
-	}
-	l.readMu.Unlock()
 	if wake != nil {
 		wake()
 	}
-}
-
-func (l *link) isClosed() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.closed
 }
 
 // Attach implements [stack.NetworkLinkEndpoint].

@@ -66,7 +66,7 @@ func (s *Stack) Ping(ctx context.Context, addr netip.Addr, size int) (time.Durat
 	case <-s.done:
 		return fail(net.ErrClosed)
 	case <-ctx.Done():
-		return fail(contextError(ctx))
+		return fail(context.Cause(ctx))
 	}
 }
 

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"encoding/binary"
+	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -15,18 +16,30 @@ import (
 // MTU implements [port.Port].
 func (s *Stack) MTU() int { return int(s.link.mtu) }
 
+// Stats implements [port.Counted]. RxErrors are packets of the stack that found
+// the queue to the switch full.
+func (s *Stack) Stats() port.Stats { return s.link.lost.stats() }
+
+// losses counts the packets that did not cross.
+type losses struct{ rxLong, rxFull, txTooBig, txInvalid atomic.Uint64 }
+
+func (l *losses) stats() port.Stats {
+	return port.Stats{
+		RxLong: l.rxLong.Load(), RxErrors: l.rxFull.Load(),
+		TxTooBig: l.txTooBig.Load(), TxInvalid: l.txInvalid.Load(),
+	}
+}
+
 // Notify implements [port.Notifier].
 func (s *Stack) Notify(wake func()) { s.link.notify(wake) }
 
-// Read implements [port.Port]: what the stack sent.
-func (s *Stack) Read(b *packet.Batch, max int) (int, error) {
+// Read implements [port.Port]: what the stack sent. After Close it gives what
+// was sent before, the resets of connections among it, and then ErrClosed.
+func (s *Stack) Read(b *packet.Batch, limit int) (int, error) {
 	l := s.link
-	if l.isClosed() {
-		return 0, port.ErrClosed
-	}
 	l.readMu.Lock()
 	n := 0
-	for n < max && !b.Full() {
+	for n < limit && !b.Full() {
 		pkt := l.pop()
 		if pkt == nil {
 			break
@@ -35,15 +48,20 @@ func (s *Stack) Read(b *packet.Batch, max int) (int, error) {
 			off := b.Next()
 			describe(b.Add(off, gather(b.Buf[off:], pkt)), pkt)
 			n++
+		} else {
+			l.lost.rxLong.Add(1)
 		}
 		pkt.DecRef()
 	}
-	waiting, wake := l.rest()
+	waiting, closed, wake := l.rest()
 	l.readMu.Unlock()
-	if waiting && n < max && wake != nil {
-		// The batch is full before max: who takes n < max as the end must
-		// learn that there is more.
+	switch {
+	case waiting && wake != nil:
+		// A full batch, or limit: who takes either for the end must learn
+		// that there is more.
 		wake()
+	case closed && n == 0:
+		return 0, port.ErrClosed
 	}
 	return n, nil
 }
@@ -90,11 +108,11 @@ func describe(p *packet.Packet, pkt *stack.PacketBuffer) {
 // MAC, what is larger than the MTU, and what contradicts itself are dropped.
 func (s *Stack) Write(b *packet.Batch, idx []uint16) (int, error) {
 	l := s.link
-	if l.isClosed() {
-		return 0, port.ErrClosed
-	}
 	l.rxMu.Lock()
 	defer l.rxMu.Unlock()
+	if l.deaf {
+		return 0, port.ErrClosed
+	}
 	n := 0
 	for _, i := range idx {
 		if l.receive(b, &b.Packets[i]) {
@@ -107,9 +125,19 @@ func (s *Stack) Write(b *packet.Batch, idx []uint16) (int, error) {
 // receive hands p to the stack.
 func (l *link) receive(b *packet.Batch, p *packet.Packet) bool {
 	f := b.Frame(p)
-	if len(f) < header.EthernetMinimumSize || p.WireLen() > int(l.mtu) || !l.accepts(f) || !headerOK(f) {
+	if p.WireLen() > int(l.mtu) {
+		l.lost.txTooBig.Add(1)
 		return false
 	}
+	if len(f) < header.EthernetMinimumSize || !l.accepts(f) || !headerOK(f) || !l.give(b, p, f) {
+		l.lost.txInvalid.Add(1)
+		return false
+	}
+	return true
+}
+
+// give hands the frame f of p to the stack, in one piece where it can take it.
+func (l *link) give(b *packet.Batch, p *packet.Packet, f []byte) bool {
 	switch p.GSO.Kind() {
 	case packet.GSONone:
 		// A fragment is verified when it is whole again, whatever is said

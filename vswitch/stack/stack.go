@@ -144,6 +144,7 @@ type Stack struct {
 var (
 	_ port.Port     = (*Stack)(nil)
 	_ port.Notifier = (*Stack)(nil)
+	_ port.Counted  = (*Stack)(nil)
 )
 
 // New returns a stack that is up: its addresses are usable at once (there is no
@@ -246,7 +247,8 @@ func mask(p netip.Prefix) []byte {
 }
 
 // Close resets all connections, ends all sockets and returns when nothing of
-// the stack runs any more. It may be called more than once.
+// the stack runs any more. A switch that goes on reading learns of the resets.
+// It may be called more than once.
 func (s *Stack) Close() error {
 	s.mu.Lock()
 	first := !s.closed
@@ -256,8 +258,9 @@ func (s *Stack) Close() error {
 		<-s.done
 		return nil
 	}
-	s.link.close()
+	s.link.deafen()
 	s.stack.Destroy()
+	s.link.close()
 	close(s.done)
 	return nil
 }

@@ -242,7 +242,14 @@ func closeBusy(t *testing.T) {
 		s.Close()
 		s.Close()
 		wg.Wait()
-		if _, err := s.Read(&packet.Batch{}, 1); !errors.Is(err, port.ErrClosed) {
+		for err = error(nil); err == nil; {
+			b, release := borrow()
+			if n, e := s.Read(b, 64); n == 0 {
+				err = e
+			}
+			release()
+		}
+		if !errors.Is(err, port.ErrClosed) {
 			t.Errorf("read: %v", err)
 		}
 		if _, err := s.Write(&packet.Batch{}, nil); !errors.Is(err, port.ErrClosed) {
@@ -258,3 +265,17 @@ func closeBusy(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestCloseResets: the other side learns of Close.
+func TestCloseResets(t *testing.T) {
+	w := pair(t, 1450)
+	_, b := connect(t, w, addrs4[1])
+	_, d := connect(t, w, addrs6[1])
+	w.ends[0].Close()
+	for _, c := range []*TCPConn{b, d} {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, reset) {
+			t.Errorf("read: %v", err)
+		}
+	}
+}
