@@ -48,10 +48,7 @@ type worker struct {
 	cur      int    // the packet being worked on, for recovery
 	from     uint16 // the port that the batch came in by
 	ticked   time.Duration
-
-	notifiers []*attached // ports that are not polled by the kernel
-	ready     []*attached
-	owned     []*attached
+	ready    []*attached
 
 	started atomic.Bool
 	stopped atomic.Bool

@@ -228,7 +228,8 @@ func (d *demo) call(ctx context.Context, from, to actor, ip int, show bool) ([]a
 		}
 		select {
 		case <-ctx.Done():
-			err = ctx.Err()
+			stop()
+			return nil, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

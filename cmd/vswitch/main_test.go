@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -32,17 +31,6 @@ func run(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
-}
-
-// shortDir makes a directory whose path leaves room for the sockets in it.
-func shortDir(t testing.TB) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "vs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
 }
 
 func TestScript(t *testing.T) {
@@ -89,13 +77,4 @@ func TestExitCodesAreDistinct(t *testing.T) {
 			t.Errorf("report(%v) = %d, want %d", c.err, got, c.want)
 		}
 	}
-}
-
-// vswitch runs the built binary and returns what it printed.
-func vswitch(t testing.TB, env []string, args ...string) (string, error) {
-	t.Helper()
-	cmd := exec.Command(filepath.Join(binDir, "vswitch"), args...)
-	cmd.Env = append(os.Environ(), env...)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
