@@ -34,7 +34,8 @@ type index struct {
 // load is what a node carries.
 type load struct {
 	pods map[cluster.Key]bool
-	live int // those that have not ended
+	held int // those that have not ended, and so hold an address
+	live int // those of them that are not being deleted
 }
 
 func newIndex() *index {
@@ -120,7 +121,11 @@ func (x *index) pod(p *cluster.Pod, in bool) {
 		delete(l.pods, k)
 		delta = -1
 	}
-	if !ended(p) {
+	if ended(p) {
+		return
+	}
+	l.held += delta
+	if p.Deleted.IsZero() {
 		l.live += delta
 	}
 }

@@ -27,6 +27,7 @@ func (s *step) schedule() {
 		best := pick(nodes, p.NodeSelector)
 		if best != nil {
 			best.pods++
+			best.free--
 			p.Node, p.Reason = best.node.Name, ""
 			s.putPod(&p)
 		} else if why := unschedulable(nodes, p.NodeSelector); why != p.Reason {
@@ -40,8 +41,8 @@ func (s *step) schedule() {
 // candidate is a node and what it carries.
 type candidate struct {
 	node *cluster.Node
-	pods int
-	most int    // pods that its ranges have addresses for
+	pods int    // that stay
+	free int    // addresses left in its ranges
 	why  string // it takes no pods at all; empty if it does
 }
 
@@ -50,9 +51,10 @@ type candidate struct {
 func (s *step) candidates() (list []candidate, again time.Time) {
 	for own := range s.tx.Own().Nodes.All() {
 		n := s.tx.State().Node(own.Name)
-		c := candidate{node: n, most: capacity(n)}
+		c := candidate{node: n, free: capacity(n)}
 		if l := s.index.onNode[n.Name]; l != nil {
 			c.pods = l.live
+			c.free -= l.held
 		}
 		starting := later(n.Created, s.started).Add(s.cfg.StartupGrace)
 		switch {
@@ -85,12 +87,17 @@ func earlier(a, b time.Time) time.Time {
 }
 
 // capacity is how many pods a node's smallest range has addresses for: the
-// network's own, the gateway's and the broadcast address are not for pods.
+// network's own, the gateway's and, of IPv4, the broadcast address are not for
+// pods.
 func capacity(n *cluster.Node) int {
 	most := 1 << 30
 	for _, r := range n.PodCIDRs {
 		if host := r.Addr().BitLen() - r.Bits(); host < 30 {
-			most = min(most, max(0, 1<<host-3))
+			reserved := 2
+			if r.Addr().Is4() {
+				reserved = 3
+			}
+			most = min(most, max(0, 1<<host-reserved))
 		}
 	}
 	return most
@@ -101,7 +108,7 @@ func pick(nodes []candidate, selector map[string]string) *candidate {
 	var best *candidate
 	for i := range nodes {
 		c := &nodes[i]
-		if c.why == "" && c.pods < c.most && matches(c.node, selector) && (best == nil || c.pods < best.pods) {
+		if c.why == "" && c.free > 0 && matches(c.node, selector) && (best == nil || c.pods < best.pods) {
 			best = c
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	yamlv2 "go.yaml.in/yaml/v2"
 )
@@ -29,7 +30,7 @@ func (v *value) UnmarshalYAML(unmarshal func(any) error) error {
 	if err == nil {
 		m := make(map[string]any, len(fields))
 		for k, f := range fields {
-			m[k] = f.get()
+			m[valid(k)] = f.get()
 		}
 		v.v = m
 		return nil
@@ -57,6 +58,14 @@ func (v *value) get() any {
 		return nil
 	}
 	return v.v
+}
+
+// valid replaces what is not UTF-8, as JSON does; !!binary may hold anything.
+func valid(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s))
 }
 
 // otherType reports whether the value is of another type than was asked for.
@@ -91,7 +100,7 @@ func (v *value) scalar(unmarshal func(any) error) error {
 			v.v = x
 		}
 	case string:
-		v.v = x
+		v.v = valid(x)
 	case int, int64, uint64:
 		v.v = json.Number(fmt.Sprint(x))
 	case float64:

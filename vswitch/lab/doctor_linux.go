@@ -140,12 +140,10 @@ func kernelCheck() Check {
 }
 
 func kernelAtLeast(release string, major, minor int) bool {
-	f := strings.SplitN(release, ".", 3)
-	if len(f) < 2 {
+	var a, b int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &a, &b); n < 2 {
 		return false
 	}
-	a, _ := strconv.Atoi(f[0])
-	b, _ := strconv.Atoi(strings.TrimFunc(f[1], func(r rune) bool { return r < '0' || r > '9' }))
 	return a > major || a == major && b >= minor
 }
 

@@ -61,6 +61,7 @@ func (s *supervisor) execConn(conn *net.UnixConn) {
 		writeMessage(conn, execReply{Error: err.Error(), Status: statusOf(err)})
 		return
 	}
+	defer proc.release()
 	left := make(chan struct{})
 	go func() {
 		defer close(left)
@@ -140,19 +141,7 @@ func receiveExec(conn *net.UnixConn) (req ExecRequest, files []*os.File, err err
 	if err != nil {
 		return req, nil, err
 	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-	if err != nil {
-		return req, nil, err
-	}
-	for _, m := range msgs {
-		fds, err := unix.ParseUnixRights(&m)
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "stdio"))
-		}
-	}
+	files = receivedFiles(oob[:oobn])
 	if len(files) != 3 {
 		return req, files, errors.New("standard input, output and error must come with the request")
 	}

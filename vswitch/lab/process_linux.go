@@ -33,16 +33,12 @@ type processSpec struct {
 	BuiltIn *builtIn `json:"builtIn,omitempty"`
 }
 
-// shimReport is what the shim says before it becomes the process.
-type shimReport struct {
-	Mounts uint64 `json:"mounts,omitempty"` // inode of its mount namespace
-	Error  string `json:"error,omitempty"`
-}
-
 // process is a host process in a pod.
 type process struct {
-	cmd    *exec.Cmd
-	mounts uint64
+	cmd *exec.Cmd
+	// mounts is its mount namespace, held open: the kernel gives the number
+	// of one that is gone to the next one that is made.
+	mounts *os.File
 	done   chan struct{} // closed when it ended and result is set
 	result exitStatus
 }
@@ -61,24 +57,28 @@ func startProcess(ns string, spec processSpec, stdio [3]*os.File, tty bool) (*pr
 		return nil, err
 	}
 	defer specW.Close()
-	reportR, reportW, err := os.Pipe()
+	reports, shimEnd, err := reportPair()
 	if err != nil {
 		specR.Close()
 		return nil, err
 	}
-	defer reportR.Close()
+	defer reports.Close()
 
 	cmd := exec.Command(self, Subcommand, "shim")
 	cmd.Args[0] = "vswitch"
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio[0], stdio[1], stdio[2]
-	cmd.ExtraFiles = []*os.File{specR, reportW}
+	cmd.ExtraFiles = []*os.File{specR, shimEnd}
 	cmd.SysProcAttr = shimAttr(spec, tty)
-	// The child inherits the namespace of the thread that makes it.
-	err = netns.Do(ns, cmd.Start)
+	if ns == "" {
+		err = cmd.Start()
+	} else {
+		// The child inherits the namespace of the thread that makes it.
+		err = netns.Do(ns, cmd.Start)
+	}
 	specR.Close()
-	reportW.Close()
+	shimEnd.Close()
 	if err != nil {
 		return nil, fmt.Errorf("start a process in the pod: %w", err)
 	}
@@ -87,17 +87,13 @@ func startProcess(ns string, spec processSpec, stdio [3]*os.File, tty bool) (*pr
 	// A shim that dies closes its end, so this ends in any case.
 	json.NewEncoder(specW).Encode(spec)
 	specW.Close()
-	for reports := json.NewDecoder(reportR); ; {
-		var r shimReport
-		if reports.Decode(&r) != nil {
-			return p, nil
-		}
-		if r.Error != "" {
-			<-p.done
-			return nil, errors.New(r.Error)
-		}
-		p.mounts = r.Mounts
+	mounts, problem := receiveReports(reports)
+	p.mounts = mounts
+	if problem != "" {
+		p.killRest()
+		return nil, errors.New(problem)
 	}
+	return p, nil
 }
 
 // shimAttr chooses the namespaces of a shim. A user that our own user
@@ -157,11 +153,21 @@ func (p *process) stop(grace time.Duration) {
 }
 
 // killRest kills what the ended process left in its group and mount namespace.
+// Only the owner of the process may call it, once or more.
 func (p *process) killRest() {
 	<-p.done
 	p.signalGroup(unix.SIGKILL)
-	if p.mounts != 0 {
-		killMembers("mnt", p.mounts)
+	if p.mounts != nil {
+		killMembers("mnt", inodeOf(fmt.Sprintf("/proc/self/fd/%d", p.mounts.Fd())))
+	}
+	p.release()
+}
+
+// release lets go of the process's mount namespace.
+func (p *process) release() {
+	if p.mounts != nil {
+		p.mounts.Close()
+		p.mounts = nil
 	}
 }
 

@@ -19,35 +19,35 @@ import (
 
 const (
 	fdSpec   = 3 // where the processSpec comes from
-	fdReport = 4 // where shimReports go; closed by the exec
+	fdReport = 4 // where reports go; closed by the exec
 )
 
 func runShim() int {
 	unix.CloseOnExec(fdSpec)
 	unix.CloseOnExec(fdReport)
-	report := json.NewEncoder(os.NewFile(fdReport, "report"))
 	var spec processSpec
 	specs := os.NewFile(fdSpec, "spec")
 	if err := json.NewDecoder(specs).Decode(&spec); err != nil {
 		return 1
 	}
 	specs.Close()
-	if err := becomeContainer(spec, report); err != nil {
-		report.Encode(shimReport{Error: err.Error()})
-		return 1
+	if err := becomeContainer(spec); err != nil {
+		_ = report(err.Error(), nil) // the supervisor sees the exit code at least
 	}
-	return 0
+	return 1
 }
 
 // becomeContainer returns only if it fails.
-func becomeContainer(spec processSpec, report *json.Encoder) error {
+func becomeContainer(spec processSpec) error {
 	if err := unix.Sethostname([]byte(spec.Hostname)); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
 	if err := containerMounts(spec.Etc); err != nil {
 		return err
 	}
-	report.Encode(shimReport{Mounts: inodeOf("/proc/self/ns/mnt")})
+	if err := sendMounts(); err != nil {
+		return err
+	}
 	unix.Umask(0o022)
 	if err := becomeUser(spec.UID, spec.GID); err != nil {
 		return err
