@@ -31,9 +31,8 @@ func runShim() int {
 		return 1
 	}
 	specs.Close()
-	if err := becomeContainer(spec); err != nil {
-		_ = report(err.Error(), nil) // the supervisor sees the exit code at least
-	}
+	err := becomeContainer(spec) // it is only back if it failed
+	_ = report(err.Error(), nil) // the supervisor sees the exit code at least
 	return 1
 }
 

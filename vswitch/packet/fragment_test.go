@@ -3,7 +3,6 @@ package packet
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"testing"
 
 	"github.com/google/gopacket"
@@ -164,7 +163,7 @@ func FuzzFragments(f *testing.F) {
 			}
 		}
 		if next != 0 && next != len(h)-ihl {
-			t.Fatal(fmt.Sprintf("%d bytes of %d", next, len(h)-ihl))
+			t.Fatalf("%d bytes of %d", next, len(h)-ihl)
 		}
 	})
 }

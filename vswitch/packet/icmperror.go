@@ -98,7 +98,7 @@ func (b *Batch) RewriteError(p *Packet, src, dst *Addr, inner *Tuple) bool {
 // nobody can check it then.
 func rewriteError(in []byte, off int, proto uint8, t *Translation) {
 	l := in[off:]
-	whole := len(in)
+	var whole int
 	if in[0]>>4 == 4 {
 		whole = int(binary.BigEndian.Uint16(in[2:4]))
 	} else {

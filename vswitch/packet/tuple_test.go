@@ -73,8 +73,7 @@ func TestHash(t *testing.T) {
 			changed++
 		}
 	}
-	raw := (*[40]byte)(unsafe.Pointer(&u))
-	for i := range raw {
+	for i := range unsafe.Sizeof(u) {
 		for bit := range 8 {
 			v := u
 			(*[40]byte)(unsafe.Pointer(&v))[i] ^= 1 << bit
