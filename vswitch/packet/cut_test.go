@@ -133,22 +133,26 @@ func TestCutOrdinary(t *testing.T) {
 // TestCutContradictions gives descriptors that do not fit the frame: no
 // segments must come, and no panic.
 func TestCutContradictions(t *testing.T) {
-	tests := map[string]func(*Packet){
-		"kind":         func(p *Packet) { p.GSO = GSOUDPL4 },
-		"family":       func(p *Packet) { p.GSO = GSOTCPv6 },
-		"unknown kind": func(p *Packet) { p.GSO = 3 },
-		"zero size":    func(p *Packet) { p.GSOSize = 0 },
-		"short header": func(p *Packet) { p.HdrLen = 40 },
-		"long header":  func(p *Packet) { p.HdrLen = 9000 },
-		"huge header":  func(p *Packet) { p.HdrLen = MaxHeader + 1 },
-		"wide stride":  func(p *Packet) { p.Stride, p.Len = 65535, 60000 },
+	tests := map[string]func(p *Packet, f []byte){
+		"kind":         func(p *Packet, f []byte) { p.GSO = GSOUDPL4 },
+		"family":       func(p *Packet, f []byte) { p.GSO = GSOTCPv6 },
+		"unknown kind": func(p *Packet, f []byte) { p.GSO = 3 },
+		"zero size":    func(p *Packet, f []byte) { p.GSOSize = 0 },
+		"short header": func(p *Packet, f []byte) { p.HdrLen = 40 },
+		"long header":  func(p *Packet, f []byte) { p.HdrLen = 9000 },
+		"huge header":  func(p *Packet, f []byte) { p.HdrLen = MaxHeader + 1 },
+		"fragment":     func(p *Packet, f []byte) { f[EthernetLen+7] = 1 },
+		"cut off IP":   func(p *Packet, f []byte) { f[EthernetLen] = 0x44 },
+		"no IP":        func(p *Packet, f []byte) { f[EthernetLen] = 0x25 },
+		"short frame":  func(p *Packet, f []byte) { p.Len = 60 },
+		"wide stride":  func(p *Packet, f []byte) { p.Stride, p.Len = 65535, 60000 },
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {
 			b := NewBatch()
 			s := tcp(false, pattern(4000))
 			p := s.addGSO(t, b, 1400, 0)
-			change(p)
+			change(p, b.Buf[p.Off:])
 			if got := wire(b, p); len(got) != 0 {
 				t.Errorf("%d segments", len(got))
 			}

@@ -26,7 +26,7 @@ func cutAll(b *Batch, p *Packet, mtu int) (frames [][]byte) {
 func TestB20Fragments(t *testing.T) {
 	b := NewBatch()
 	for _, mtu := range []int{68, 576, 1280, 1450, 1499, 1500} {
-		for _, n := range []int{1400, 1473, 4000, 20000} {
+		for _, n := range []int{1400, 1471, 1472, 1473, 4000, 20000} {
 			s := udp(false, pattern(n))
 			s.ipFlags = 0
 			b.Reset()
@@ -107,6 +107,9 @@ func TestFragmentsRefuses(t *testing.T) {
 	}
 	if got := cutAll(b, s.addGSO(t, b, 1000, 0), 1500); len(got) != 0 {
 		t.Errorf("superpacket: %d fragments", len(got))
+	}
+	if got := cutAll(b, s.add(t, b), 3028); len(got) != 1 {
+		t.Errorf("DF, but it fits: %d fragments", len(got))
 	}
 	s.ipFlags = 0
 	for _, mtu := range []int{0, 20, 27} {
