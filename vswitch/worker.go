@@ -122,10 +122,10 @@ func (w *worker) serve(a *attached) int {
 		a.rung.Store(false) // before Read, so that what comes after rings again
 	}
 	n, err := a.port.Read(w.in, a.budget)
-	// A port that fills its budget is busy: let it read more at once. One that
-	// does not is asked for one frame at a time, which saves the read that
-	// finds nothing.
-	if n == a.budget {
+	// A port that fills its budget, or the batch, is busy: let it read more at
+	// once. One that does not is asked for one frame at a time, which saves the
+	// read that finds nothing.
+	if n == a.budget || w.in.Full() {
 		a.budget = min(a.budget*2, packet.BatchSize)
 		w.poll.again(a)
 	} else {
