@@ -384,29 +384,3 @@ func TestICMPErrorRelated(t *testing.T) {
 }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
-
-// TestBatchFullOfSuperpackets: what did not fit a batch is read with the next
-// one, although the port has nothing new to say.
-func TestBatchFullOfSuperpackets(t *testing.T) {
-	r := newRig(t)
-	const n = 60
-	big := build(t, macB, macA, podA, podB, udp(), 60000)
-	r.tables.Ports[r.ids["b"]].MTU = 65521
-	r.tables.Routes = r.tables.Routes.Insert(prefix(podB+"/32"), &fib.Hop{Kind: fib.Pod, Port: r.ids["b"], MTU: 65521, MAC: macB, Name: "b"})
-	r.publish()
-	var idx [1]uint16
-	for range n {
-		r.batch.Reset()
-		r.batch.Append(big)
-		if sent, err := r.ends["a"].Write(r.batch, idx[:]); sent != 1 || err != nil {
-			t.Fatal(sent, err)
-		}
-	}
-	out := 0
-	for r.sw.Step() > 0 {
-		out += len(r.got("b"))
-	}
-	if out != n {
-		t.Errorf("%d of %d packets came out", out, n)
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"vswitch/vswitch/packet"
 	"vswitch/vswitch/port"
 	"vswitch/vswitch/stack"
 )
@@ -211,5 +212,22 @@ func TestInline(t *testing.T) {
 	defer far.Close()
 	if n := f.Settle(); n != 0 {
 		t.Errorf("%d packets moved, and nobody sent one", n)
+	}
+}
+
+// TestBatchFull: superpackets that did not fit a batch are read with the next
+// one, although the wire has rung only once.
+func TestBatchFull(t *testing.T) {
+	f, err := New(Config{Nodes: 2, Inline: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const n = 60
+	for range n {
+		f.Nodes[1].wire.put(inFlight{packet.Packet{Len: 60000, In: packet.PeerBase | 1}, make([]byte, 60000)})
+	}
+	if got := f.Settle(); got != n {
+		t.Errorf("%d of %d packets were read", got, n)
 	}
 }
