@@ -291,13 +291,13 @@ func TestDamage(t *testing.T) {
 	}
 	for at := range data {
 		bad := slices.Clone(data)
-		bad[at] ^= 0x20
+		bad[at] ^= 1
 		kept, problem, err := replay(bad)
 		line := at // where the damaged line begins
 		for line > 0 && data[line-1] != '\n' {
 			line--
 		}
-		if err != nil || len(kept.Put.Pods) != loaded(line) || problem == "" && data[at] != '\n' && !strings.EqualFold(string(bad), string(data)) {
+		if err != nil || len(kept.Put.Pods) != loaded(line) || problem == "" && at != len(data)-1 {
 			t.Fatalf("damage at %d: %d pods, want %d (%q %v)", at, len(kept.Put.Pods), loaded(line), problem, err)
 		}
 	}
@@ -307,7 +307,7 @@ func TestDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := newController(t, func(cfg *Config) { cfg.Dir = dir })
-	if p := again.Problems(); len(p) != 1 || !strings.Contains(p[0], "line 4 is damaged") {
+	if p := again.Problems(); len(p) != 1 || !strings.Contains(p[0], "line 5 is damaged") {
 		t.Errorf("problems %q", p)
 	}
 	aside, _ := filepath.Glob(filepath.Join(dir, journalName+".damaged-*"))
