@@ -32,8 +32,8 @@ func (e *PipeEnd) Read(b *packet.Batch, limit int) (int, error) { return e.rx.re
 func (e *PipeEnd) Write(b *packet.Batch, idx []uint16) (int, error) {
 	sent := 0
 	e.tx.mu.Lock()
+	defer e.tx.flush()
 	if e.tx.closed {
-		e.tx.mu.Unlock()
 		return 0, ErrClosed
 	}
 	for _, i := range idx {
@@ -49,7 +49,6 @@ func (e *PipeEnd) Write(b *packet.Batch, idx []uint16) (int, error) {
 		b.AppendTo(dst[:0], p)
 		sent++
 	}
-	e.tx.flush()
 	return sent, nil
 }
 

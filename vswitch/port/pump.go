@@ -45,8 +45,8 @@ func (p *pump) Read(b *packet.Batch, limit int) (int, error) { return p.in.read(
 func (p *pump) Write(b *packet.Batch, idx []uint16) (int, error) {
 	sent := 0
 	p.out.mu.Lock()
+	defer p.out.flush()
 	if p.out.closed {
-		p.out.mu.Unlock()
 		return 0, ErrClosed
 	}
 	up := p.up.Load()
@@ -62,7 +62,6 @@ func (p *pump) Write(b *packet.Batch, idx []uint16) (int, error) {
 			sent += p.cut(b, pk)
 		}
 	}
-	p.out.flush()
 	return sent, nil
 }
 

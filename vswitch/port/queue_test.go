@@ -29,27 +29,26 @@ func modelQueue(t *testing.T, r *rand.Rand, limit, largest int) {
 	}
 	var list []item
 	held := 0
-	for range 2000 {
-		if r.IntN(5) < 3 {
-			data := make([]byte, 14+r.IntN(largest-13))
-			for i, start := 0, r.IntN(256); i < len(data); i++ {
-				data[i] = byte(start + i + i>>8)
-			}
-			meta := packet.Packet{GSO: packet.GSOTCPv6, Flags: byte(r.IntN(4)), HdrLen: uint16(r.Uint32()),
-				GSOSize: uint16(r.Uint32()), CsumStart: uint16(r.Uint32()), CsumOffset: uint16(r.Uint32())}
-			q.mu.Lock()
-			dst := q.put(len(data), &meta)
-			if dst == nil && (len(list) == 0 || len(list) < queueDepth && held+2*largest <= limit/2) {
-				t.Fatalf("no room for %d bytes in %d, with %d packets of %d bytes in it", len(data), limit, len(list), held)
-			}
-			if dst != nil {
-				copy(dst, data)
-				list = append(list, item{data, meta})
-				held += len(data)
-			}
-			q.flush()
-			continue
+	put := func() {
+		data := make([]byte, 14+r.IntN(largest-13))
+		for i, start := 0, r.IntN(256); i < len(data); i++ {
+			data[i] = byte(start + i + i>>8)
 		}
+		meta := packet.Packet{GSO: packet.GSOTCPv6, Flags: byte(r.IntN(4)), HdrLen: uint16(r.Uint32()),
+			GSOSize: uint16(r.Uint32()), CsumStart: uint16(r.Uint32()), CsumOffset: uint16(r.Uint32())}
+		q.mu.Lock()
+		dst := q.put(len(data), &meta)
+		if dst == nil && (len(list) == 0 || len(list) < queueDepth && held+2*largest <= limit/2) {
+			t.Fatalf("no room for %d bytes in %d, with %d packets of %d bytes in it", len(data), limit, len(list), held)
+		}
+		if dst != nil {
+			copy(dst, data)
+			list = append(list, item{data, meta})
+			held += len(data)
+		}
+		q.flush()
+	}
+	take := func() {
 		b.Reset()
 		max := r.IntN(8)
 		n, err := q.read(b, max)
@@ -69,16 +68,29 @@ func modelQueue(t *testing.T, r *rand.Rand, limit, largest int) {
 		}
 		list = list[n:]
 	}
+	for range 2000 {
+		if r.IntN(5) < 3 {
+			put()
+		} else {
+			take()
+		}
+	}
+	drainClosed(t, &q, b, len(list))
+}
+
+// drainClosed closes q and expects it to give what it holds, then ErrClosed.
+func drainClosed(t *testing.T, q *queue, b *packet.Batch, left int) {
+	t.Helper()
 	q.close(false)
 	for {
 		b.Reset()
 		n, err := q.read(b, packet.BatchSize)
-		if n == 0 {
-			if !errors.Is(err, ErrClosed) || len(list) > 0 {
-				t.Fatalf("%v with %d packets left", err, len(list))
-			}
-			return
+		if left -= n; n > 0 && err == nil {
+			continue
 		}
-		list = list[n:]
+		if left != 0 || !errors.Is(err, ErrClosed) {
+			t.Fatalf("%v with %d packets left", err, left)
+		}
+		return
 	}
 }

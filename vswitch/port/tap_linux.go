@@ -64,6 +64,7 @@ func (t *TAP) Read(b *packet.Batch, limit int) (int, error) {
 	if !t.enter() {
 		return 0, t.dead
 	}
+	defer t.leave()
 	before := len(b.Packets)
 	var err error
 	for range limit {
@@ -80,7 +81,6 @@ func (t *TAP) Read(b *packet.Batch, limit int) (int, error) {
 		}
 		t.received(b, off, int(n)-vnetLen)
 	}
-	t.leave()
 	return len(b.Packets) - before, err
 }
 
@@ -127,6 +127,7 @@ func (t *TAP) Write(b *packet.Batch, idx []uint16) (int, error) {
 	if !t.enter() {
 		return 0, t.dead
 	}
+	defer t.leave()
 	sent := 0
 	var err error
 	for _, i := range idx {
@@ -143,7 +144,6 @@ func (t *TAP) Write(b *packet.Batch, idx []uint16) (int, error) {
 			break
 		}
 	}
-	t.leave()
 	return sent, err
 }
 
