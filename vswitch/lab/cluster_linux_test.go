@@ -442,7 +442,7 @@ func TestInitContainers(t *testing.T) {
 		{Name: "proxy", Sidecar: true, Command: sh("echo proxy >> " + dir + "/order; trap 'echo proxy ends >> " + dir + "/order; exit' TERM; while :; do sleep 0.05; done")},
 		{Name: "second", Command: sh("sleep 0.2; echo second >> " + dir + "/order")},
 	}
-	p.Containers[0].Command = sh("echo main >> " + dir + "/order; trap 'echo main ends >> " + dir + "/order; exit' TERM; while :; do sleep 0.05; done")
+	p.Containers[0].Command = sh("trap 'echo main ends >> " + dir + "/order; exit' TERM; echo main >> " + dir + "/order; while :; do sleep 0.05; done")
 	bad := newTestPod("bad", "sleep", "1000")
 	bad.RestartPolicy = cluster.RestartNever
 	bad.InitContainers = []cluster.Container{{Name: "check", Command: sh("exit 9")}}
@@ -450,6 +450,12 @@ func TestInitContainers(t *testing.T) {
 	eventually(t, func() string {
 		if got := getPod(t, c, "bad"); got.Phase != cluster.PodFailed || got.Reason != "container check: exit code 9" {
 			return fmt.Sprintf("pod bad is %s, %q", got.Phase, got.Reason)
+		}
+		return ""
+	})
+	eventually(t, func() string {
+		if got, _ := os.ReadFile(dir + "/order"); !strings.HasSuffix(string(got), "main\n") {
+			return fmt.Sprintf("order %q: main does not run", got)
 		}
 		return ""
 	})
