@@ -53,7 +53,7 @@ func testUp() int {
 		return 1
 	}
 	fmt.Println("ready")
-	c.Wait()
+	fmt.Println("ended:", c.Wait())
 	return 0
 }
 

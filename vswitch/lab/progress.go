@@ -57,13 +57,28 @@ func settled(state *cluster.State) bool {
 		}
 		replicas[p.Owner]++
 		done := p.Ready || p.Phase == cluster.PodSucceeded || p.Phase == cluster.PodFailed
-		if !done && !failing(p) && (p.Node != "" || p.Reason == "") {
+		if !done && !(failing(p) && tried(p)) && (p.Node != "" || p.Reason == "") {
 			return false
 		}
 	}
 	for d := range state.Deployments.All() {
 		if replicas[d.Key()] < d.Replicas {
 			return false
+		}
+	}
+	return true
+}
+
+// tried reports whether nothing of a pod waits for its first start but what
+// waits for an init container that fails.
+func tried(p *cluster.Pod) bool {
+	for i, s := range p.Statuses {
+		switch {
+		case s.Running:
+		case s.Finished.IsZero():
+			return false
+		case i < len(p.InitContainers) && s.ExitCode != 0:
+			return true
 		}
 	}
 	return true

@@ -24,7 +24,10 @@ type holder struct {
 	cmd    *exec.Cmd // init
 	conn   net.Conn
 	exited chan struct{} // closed when init ended and nothing is left
-	err    error         // why, if it was not told to; valid after exited
+	status error         // how init ended; valid after exited
+
+	attended chan struct{} // closed when the cluster has no more to say
+	last     error         // what it said last; valid after attended
 }
 
 // Start starts a cluster and waits until its nodes are ready and its pods have
@@ -119,9 +122,9 @@ func launch(d *runDir) (*holder, error) {
 		d.remove()
 		return nil, err
 	}
-	h := &holder{cmd: cmd, conn: conn, exited: make(chan struct{})}
+	h := &holder{cmd: cmd, conn: conn, exited: make(chan struct{}), attended: make(chan struct{})}
 	go func() {
-		cmd.Wait()
+		h.status = cmd.Wait()
 		// Init cleans up; if it was killed, that is for us.
 		removeStale(d.path)
 		close(h.exited)
@@ -152,13 +155,14 @@ func (h *holder) follow(progress func(string)) error {
 
 // attend keeps the reason of an unexpected end.
 func (h *holder) attend() {
+	defer close(h.attended)
 	for {
 		var m message
 		if readMessage(h.conn, &m) != nil {
 			return
 		}
 		if m.Error != "" {
-			h.err = errors.New(m.Error)
+			h.last = errors.New(m.Error)
 		}
 	}
 }
@@ -175,8 +179,16 @@ func (c *Client) Wait() error {
 	if c.held == nil {
 		return errors.New("only the process that started a cluster and did not detach can wait for it")
 	}
-	<-c.held.exited
-	return c.held.err
+	h := c.held
+	<-h.exited
+	<-h.attended
+	switch {
+	case h.last != nil:
+		return fmt.Errorf("cluster %s: %w", c.name, h.last)
+	case h.status != nil:
+		return fmt.Errorf("cluster %s: its first process ended: %w", c.name, h.status)
+	}
+	return nil
 }
 
 // Close lets go of the cluster. If this process started it and did not detach,
