@@ -130,6 +130,36 @@ func TestCutOrdinary(t *testing.T) {
 	}
 }
 
+// TestCutExtensionHeaders has headers between IPv6 and TCP: all segments must
+// have them, and too many make a packet that nobody has room to cut.
+func TestCutExtensionHeaders(t *testing.T) {
+	b := NewBatch()
+	s := tcp(true, pattern(3000))
+	for n, chain := range [][][]byte{{destOpts}, {hopByHop, destOpts, auth}, {destOpts, destOpts, destOpts, destOpts, destOpts, destOpts, destOpts}} {
+		extended := func(f []byte) []byte { return ether(EtherTypeIPv6, ip6(ProtoTCP, f[s.l4():], chain...)...) }
+		var want [][]byte
+		for _, f := range s.segments(t, 1200) {
+			want = append(want, extended(f))
+		}
+		b.Reset()
+		p := b.Append(extended(s.partial(s.frame(t))))
+		shift := p.Len - uint32(s.l4()+32+len(s.payload))
+		p.GSO, p.GSOSize, p.Flags = GSOTCPv6, 1200, NeedsCsum
+		p.CsumStart, p.CsumOffset = uint16(s.l4())+uint16(shift), tcpCsum
+		b.Parse(p)
+		if n == 2 {
+			if p.Class != Malformed {
+				t.Errorf("%d bytes of headers are %v", p.HdrLen, p.Class)
+			}
+			continue
+		}
+		if p.Class != Flow || uint32(p.HdrLen) != uint32(s.l4())+32+shift {
+			t.Fatalf("%v, header of %d bytes", p.Class, p.HdrLen)
+		}
+		compareFrames(t, wire(b, p), want)
+	}
+}
+
 // TestCutContradictions gives descriptors that do not fit the frame: no
 // segments must come, and no panic.
 func TestCutContradictions(t *testing.T) {
