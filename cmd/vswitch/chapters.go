@@ -21,8 +21,8 @@ type stage interface {
 	// Call connects from a pod to an address and returns the first line that
 	// the other side says.
 	Call(ctx context.Context, from string, to netip.AddrPort) (string, error)
-	// Stream sends bytes from a pod to an address that sends them back, and
-	// compares checksums. Halfway through it calls half, if that is not nil.
+	// Stream sends bytes from a pod to another one's address, and compares
+	// checksums. Halfway through it calls half, if that is not nil.
 	Stream(ctx context.Context, from string, to netip.AddrPort, bytes int64, half func()) error
 	// Watch calls see for every packet at every port until stop is called.
 	Watch(ctx context.Context, see func(agent.Sight)) (stop func(), err error)
@@ -114,7 +114,7 @@ func acrossNodes(ctx context.Context, d *demo) (string, error) {
 		return "", err
 	}
 	took := time.Since(start)
-	d.say("64 MiB there and back with equal sha256, %.1f Gb/s both ways together", float64(size)*2*8/float64(took))
+	d.say("64 MiB with equal sha256, %.1f Gb/s", float64(size)*8/float64(took))
 	return "routed twice, carried in VXLAN between the nodes, and every byte arrived", nil
 }
 
@@ -162,7 +162,7 @@ func change(ctx context.Context, d *demo) (string, error) {
 	}); err != nil {
 		return "", fmt.Errorf("the transfer did not survive: %w", err)
 	}
-	d.detail("256 MiB there and back with equal sha256: the pods and the connection outlived it")
+	d.detail("256 MiB with equal sha256: the pods and the connection outlived it")
 
 	node, err := d.stage.AddNode(ctx)
 	if err != nil {

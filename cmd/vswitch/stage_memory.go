@@ -146,8 +146,8 @@ func (m *memoryStage) Close() error {
 // dialer opens a connection as a pod.
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// answer says the pod's name to everybody who connects, and then sends back
-// what it gets.
+// answer says the pod's name to everybody who connects. To who then says
+// "put N" and sends as many bytes, it tells their sha256.
 func answer(l net.Listener, name string) {
 	for {
 		c, err := l.Accept()
@@ -156,8 +156,17 @@ func answer(l net.Listener, name string) {
 		}
 		go func() {
 			defer c.Close()
-			if _, err := fmt.Fprintln(c, name); err == nil {
-				_, _ = io.Copy(c, c) // until the other side has enough
+			if _, err := fmt.Fprintln(c, name); err != nil {
+				return
+			}
+			var n int64
+			r := bufio.NewReaderSize(c, 256<<10)
+			if _, err := fmt.Fscanf(r, "put %d\n", &n); err != nil {
+				return // the caller wanted the name only
+			}
+			sum := sha256.New()
+			if _, err := io.CopyN(sum, r, n); err == nil {
+				fmt.Fprintf(c, "%x\n", sum.Sum(nil))
 			}
 		}()
 	}
@@ -180,7 +189,8 @@ func call(ctx context.Context, dial dialer, to netip.AddrPort) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// stream sends bytes to a server that returns them, and compares checksums.
+// stream sends bytes to answer and compares checksums. Halfway through it calls
+// half, if that is not nil.
 func stream(ctx context.Context, dial dialer, to netip.AddrPort, bytes int64, half func()) error {
 	c, err := dial(ctx, "tcp", to.String())
 	if err != nil {
@@ -190,41 +200,35 @@ func stream(ctx context.Context, dial dialer, to netip.AddrPort, bytes int64, ha
 	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
-	r := bufio.NewReaderSize(c, 256<<10)
+	r := bufio.NewReader(c)
 	if _, err := r.ReadString('\n'); err != nil {
 		return err
 	}
-	sent := sha256.New()
-	failed := make(chan error, 1)
-	go func() {
-		buf := make([]byte, 256<<10)
-		for i := int64(0); i < bytes; i += int64(len(buf)) {
-			if half != nil && i >= bytes/2 {
-				half()
-				half = nil
-			}
-			for k := range 8 { // other bytes in every block
-				buf[k] = byte(i >> (8 * k))
-			}
-			n := min(int64(len(buf)), bytes-i)
-			sent.Write(buf[:n])
-			if _, err := c.Write(buf[:n]); err != nil {
-				failed <- err
-				return
-			}
-		}
-		failed <- nil
-	}()
-	got := sha256.New()
-	n, err := io.CopyN(got, r, bytes)
-	if err != nil {
-		return fmt.Errorf("after %d of %d bytes: %w", n, bytes, errors.Join(err, c.Close()))
-	}
-	if err := <-failed; err != nil {
+	if _, err := fmt.Fprintf(c, "put %d\n", bytes); err != nil {
 		return err
 	}
-	if string(got.Sum(nil)) != string(sent.Sum(nil)) {
-		return fmt.Errorf("the sha256 of what came back is another one than of what was sent")
+	sum := sha256.New()
+	buf := make([]byte, 256<<10)
+	for i := int64(0); i < bytes; i += int64(len(buf)) {
+		if half != nil && i >= bytes/2 {
+			half()
+			half = nil
+		}
+		for k := range 8 { // other bytes in every block
+			buf[k] = byte(i >> (8 * k))
+		}
+		n := min(int64(len(buf)), bytes-i)
+		sum.Write(buf[:n])
+		if _, err := c.Write(buf[:n]); err != nil {
+			return fmt.Errorf("after %d of %d bytes: %w", i, bytes, err)
+		}
+	}
+	got, err := r.ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if want := fmt.Sprintf("%x\n", sum.Sum(nil)); got != want {
+		return fmt.Errorf("the sha256 of what arrived is another one than of what was sent")
 	}
 	return nil
 }
