@@ -104,8 +104,9 @@ type Timing struct {
 	// its way before it asks for it.
 	Repair time.Duration
 	// ClaimWait is how long a starting node looks for its seeds before it
-	// claims pod ranges without knowing the others. Such a claim loses against
-	// any other.
+	// claims pod ranges without knowing the others; such a claim loses against
+	// any other. A node without seeds that is to choose its ranges waits as
+	// long for nodes that know it from an earlier life.
 	ClaimWait time.Duration
 	// ClaimSettle is how long a new claim waits for objections before the node
 	// may give out addresses of it.

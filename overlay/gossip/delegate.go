@@ -161,6 +161,9 @@ func (g *Gossip) met(n *memberlist.Node) {
 	if m.held == nil {
 		g.behind(edition{n.Name, decoded.life, 1}, g.cfg.Timing.Repair/4)
 	}
+	if g.counters.joins.Load() == 0 {
+		poke(g.rejoin)
+	}
 	g.count()
 	g.changed()
 }

@@ -18,7 +18,8 @@ const tryAtOnce = 3
 func (g *Gossip) find() {
 	deadline := time.Now().Add(g.cfg.Timing.ClaimWait)
 	aliases := map[netip.AddrPort]bool{}
-	if len(g.seeds()) == 0 {
+	lone := len(g.seeds()) == 0
+	if lone && len(g.cfg.PodCIDRs)+len(g.cfg.LastClaims) > 0 {
 		g.permit(claimInformed)
 	}
 	for {
@@ -26,7 +27,11 @@ func (g *Gossip) find() {
 		switch {
 		case joined:
 			g.permit(claimInformed)
-		case time.Now().After(deadline):
+		case time.Now().Before(deadline):
+		case lone:
+			// Nobody missed this node: it is the first one.
+			g.permit(claimInformed)
+		default:
 			g.permit(claimBlind)
 			if err != nil && g.alive.Load() == 1 {
 				g.lines.warn("this node is alone: no node of the join list answers", "join", g.seeds(), "err", err)
@@ -118,6 +123,11 @@ func (g *Gossip) targets(aliases map[netip.AddrPort]bool) []netip.AddrPort {
 		return live[a] || aliases[a] && len(alive) > 0
 	}), tryAtOnce)
 	add(slices.DeleteFunc(failed, func(a netip.AddrPort) bool { return live[a] }), tryAtOnce)
+	if len(out) == 0 && g.counters.joins.Load() == 0 {
+		// It heard of members by chance, as one without seeds that restarted
+		// does. They know the others.
+		add(alive, 1)
+	}
 	if _, ok := g.rivals[g.cfg.Name]; ok {
 		// Others still know an older node of this name. Ask some of them again
 		// and again: each accepts this one as soon as the other is gone.

@@ -159,6 +159,12 @@ func (g *Gossip) ask(now time.Time) (next time.Time) {
 			if p.asked%3 == 2 {
 				to = g.anyPeer(owner, to)
 			}
+			if p.asked == 1 {
+				// The owner does not answer who it does not know: a node that
+				// restarted without seeds knows nobody. A join tells it.
+				g.suspects[m.addr] = true
+				poke(g.rejoin)
+			}
 			p.asked++
 			to.send((&wantMsg{from: g.cfg.Name, editions: []edition{have}}).encode())
 			g.counters.asked.Add(1)
