@@ -183,8 +183,11 @@ func New(cfg Config) (*Stack, error) {
 func (s *Stack) configure(cfg *Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	// RACK loses its timers under loss: a connection stalls for good
+	// (TestTCPSegments; google/gvisor issue 6113). SACK recovery does not.
+	recovery := tcpip.TCPRecovery(0)
 	for _, o := range []tcpip.SettableTransportProtocolOption{
-		&sack, &moderate,
+		&sack, &moderate, &recovery,
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: tcpBuffer, Max: maxTCPBuffer},
 		&tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: tcpBuffer, Max: maxTCPBuffer},
 	} {

@@ -180,32 +180,36 @@ func TestTCPTrains(t *testing.T) {
 // that were damaged on the way are lost, and sent again.
 func TestTCPSegments(t *testing.T) {
 	for _, to := range []netip.Addr{addrs4[1], addrs6[1]} {
-		t.Run(to.String(), func(t *testing.T) {
-			w := &wire{ends: [2]*Stack{pod(t, 0, 1450), pod(t, 1, 1450)}}
-			w.send = func(from int, b *packet.Batch) {
-				out, release := borrow()
-				defer release()
-				scratch := make([]byte, packet.MaxFrame)
-				for i := range b.Packets {
-					b.Each(&b.Packets[i], scratch, func(f []byte) {
-						if len(out.Packets) == packet.BatchSize {
-							w.write(from, out)
-							out.Reset()
-						}
-						out.Append(f)
-						if rand.IntN(500) == 0 && len(f) > 500 {
-							f = out.Frame(&out.Packets[len(out.Packets)-1])
-							f[100+rand.IntN(400)] ^= 1 << rand.IntN(8)
-						}
-					})
-				}
+		for _, damaged := range []int{1000, 200} { // one in so many
+			t.Run(fmt.Sprintf("%v/%d", to, damaged), func(t *testing.T) {
+				w := &wire{ends: [2]*Stack{pod(t, 0, 1450), pod(t, 1, 1450)}}
+				w.send = func(from int, b *packet.Batch) { w.segments(from, b, damaged) }
+				w.run(t)
+				a, b := connect(t, w, to)
+				bulk(t, a, b, 4<<20)
+			})
+		}
+	}
+}
+
+// segments cuts superpackets, and damages one of so many segments.
+func (w *wire) segments(from int, b *packet.Batch, damaged int) {
+	out, release := borrow()
+	defer release()
+	scratch := make([]byte, packet.MaxFrame)
+	for i := range b.Packets {
+		b.Each(&b.Packets[i], scratch, func(f []byte) {
+			if len(out.Packets) == packet.BatchSize {
 				w.write(from, out)
+				out.Reset()
 			}
-			w.run(t)
-			a, b := connect(t, w, to)
-			bulk(t, a, b, 4<<20)
+			f = out.Frame(out.Append(f))
+			if rand.IntN(damaged) == 0 && len(f) > 54 {
+				f[54+rand.IntN(len(f)-54)] ^= 1 << rand.IntN(8)
+			}
 		})
 	}
+	w.write(from, out)
 }
 
 func TestTCPRefused(t *testing.T) {
