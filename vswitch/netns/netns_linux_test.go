@@ -257,13 +257,19 @@ ipv6/conf/eth0/accept_ra 0
 	}
 
 	t.Run("idempotent", func(t *testing.T) {
-		events := watch(t, ns)
-		configure(podLink())
+		// The kernel announces some consequences of the first Configure late. A
+		// Configure that changes something does so every time.
+		n := 1
+		for try := 0; try < 50 && n != 0; try++ {
+			events := watch(t, ns)
+			configure(podLink())
+			n = events()
+		}
 		if diff := cmp.Diff(want, state(t, ns, "eth0")); diff != "" {
 			t.Errorf("second Configure (-want +got):\n%s", diff)
 		}
-		if n := events(); n != 0 {
-			t.Errorf("second Configure changed %d things", n)
+		if n != 0 {
+			t.Errorf("second Configure changed %d things, every time", n)
 		}
 	})
 	t.Run("other address", func(t *testing.T) {
