@@ -30,10 +30,12 @@ type Peer struct {
 	// what VXLAN peers do. Where several nodes share one address, a peer is
 	// the address and the ports that it announces (Link.SourcePorts).
 	SourcePorts []uint16
-	// Verify makes the link check the transport checksums in what this peer
-	// sends before it merges segments. Without, the outer UDP checksum, which
-	// the kernel has checked, vouches for them: right for peers that always
-	// send one, as ours do. A segment found wrong is delivered as it is.
+	// Verify makes the link look at the transport checksums in what this
+	// peer sends, which kernel VXLAN devices call for: they may send without
+	// an outer checksum, and leave the inner one unfinished if the way to us
+	// is a virtual one. A segment found wrong is not merged but delivered as
+	// it is. Without Verify, the outer UDP checksum, which the kernel has
+	// checked, vouches for all: right for our own kind.
 	Verify bool
 }
 

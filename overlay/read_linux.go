@@ -259,6 +259,9 @@ func (l *Link) accept(b *packet.Batch, first int, from *peer, outer uint8) {
 			continue
 		}
 		p.In = packet.PeerBase | from.id
+		if from.Verify && p.Flags&packet.Verified == 0 {
+			finish(b, p, l.cfg.MTU)
+		}
 		l.rx.tally.packets += uint64(n)
 		l.rx.tally.bytes += uint64(p.Len) + uint64(n-1)*uint64(p.HdrLen)
 		if keep != i {
