@@ -24,7 +24,7 @@ func Doctor() []Check {
 		kernelCheck(),
 		check("user namespaces", true, "a cluster runs without root", probe.find(stepNamespaces)),
 		check("network namespaces", true, "every pod has its own", probe.find(stepNetNS)),
-		check(tunDevice, true, "it can be opened", asRemedy(checkTUN())),
+		check(tunDevice, true, "it can be opened", asRemedy(checkTUN(tunDevice))),
 		check("TAP devices", true, "a pod's interface can be made in its namespace", probe.find(stepTAP)),
 		check("TAP offloads", false, "TCP superpackets stay whole inside a node", probe.find(stepOffload)),
 		check("TAP UDP offloads", false, "so do UDP superpackets", probe.find(stepUSO)),
@@ -58,11 +58,11 @@ func asRemedy(err error) *remedy {
 }
 
 // checkMachine finds out at once what Start would stumble over later.
-func checkMachine() error { return checkTUN() }
+func checkMachine() error { return checkTUN(tunDevice) }
 
 // checkTUN reports whether the device that makes TAPs can be opened.
-func checkTUN() error {
-	f, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
+func checkTUN(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err == nil {
 		f.Close()
 		return nil
@@ -73,7 +73,7 @@ func checkTUN() error {
 			"load the driver with 'sudo modprobe tun', or give a container '--device " + tunDevice + "'"}
 	case errors.Is(err, unix.EACCES):
 		mode := "its mode"
-		if info, err := os.Stat(tunDevice); err == nil {
+		if info, err := os.Stat(path); err == nil {
 			mode = fmt.Sprintf("its mode %04o", info.Mode().Perm())
 		}
 		return &remedy{fmt.Sprintf("%s may not be opened: %s keeps you out", tunDevice, mode),

@@ -115,7 +115,7 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	if err != nil {
 		return nil, failure(ErrConflict, "exec in pod %s: %v", p.key(), err)
 	}
-	s.log.Info("command runs in pod", "pod", p.key().String(), "command", req.Command, "pid", proc.pid())
+	s.log.Debug("command runs in pod", "pod", p.key().String(), "command", req.Command, "pid", proc.pid())
 	return proc, nil
 }
 

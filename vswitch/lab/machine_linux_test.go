@@ -213,6 +213,26 @@ func TestDoctor(t *testing.T) {
 	}
 }
 
+func TestCheckTUN(t *testing.T) {
+	dir := t.TempDir()
+	if err := checkTUN(dir + "/tun"); err == nil || err.Error() !=
+		"/dev/net/tun does not exist; load the driver with 'sudo modprobe tun', or give a container '--device /dev/net/tun'" {
+		t.Errorf("a missing device: %v", err)
+	}
+	if os.Geteuid() != 0 { // root may open everything
+		if err := os.WriteFile(dir+"/tun", nil, 0o400); err != nil {
+			t.Fatal(err)
+		}
+		if err := checkTUN(dir + "/tun"); err == nil || err.Error() != "/dev/net/tun may not be opened: its mode 0400 keeps you out; "+
+			"run 'sudo chmod 0666 /dev/net/tun', which is what distributions ship" {
+			t.Errorf("a forbidden device: %v", err)
+		}
+	}
+	if err := checkTUN(os.DevNull); err != nil {
+		t.Errorf("a device that can be opened: %v", err)
+	}
+}
+
 // TestDoctorExplains checks the sentences for refusals that this machine does
 // not make.
 func TestDoctorExplains(t *testing.T) {

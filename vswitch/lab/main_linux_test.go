@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		case "test-up":
 			os.Exit(testUp())
+		case "test-etc":
+			os.Exit(testEtc(os.Args[2], os.Args[3]))
 		}
 	}
 	os.Exit(m.Run())

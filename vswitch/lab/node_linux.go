@@ -255,18 +255,29 @@ func (n *node) update(change func()) {
 	n.sup.reportNode(seen)
 }
 
+// notReady says why the node is not ready; nil if it is.
+func (n *node) notReady() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ready {
+		return nil
+	}
+	return fmt.Errorf("node %s is not ready: %s", n.name, n.problem)
+}
+
 // waitReady waits until the node answers, or ctx ends.
 func (n *node) waitReady(ctx context.Context) error {
 	for {
 		n.mu.Lock()
-		ready, changed, problem := n.ready, n.changed, n.problem
+		changed := n.changed
 		n.mu.Unlock()
-		if ready {
+		err := n.notReady()
+		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("node %s is not ready: %s", n.name, problem)
+			return err
 		case <-n.done:
 			return fmt.Errorf("node %s is gone", n.name)
 		case <-changed:

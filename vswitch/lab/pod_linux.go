@@ -161,15 +161,25 @@ func (p *pod) attach(n *node, ips []netip.Addr) error {
 	return nil
 }
 
-// reattach makes a node that came back confirm the pod.
+// reattach makes a node that came back confirm the pod. It tries until it
+// succeeds, or the node is gone again.
 func (p *pod) reattach(n *node) {
+	for wait := 100 * time.Millisecond; p.ctx.Err() == nil && n.notReady() == nil; wait = min(2*wait, 5*time.Second) {
+		if p.tryReattach(n) == nil {
+			return
+		}
+		sleep(p.ctx, wait)
+	}
+}
+
+func (p *pod) tryReattach(n *node) error {
 	p.wire.Lock()
 	defer p.wire.Unlock()
 	p.mu.Lock()
 	attached, ips := p.attached, p.ips
 	p.mu.Unlock()
 	if !attached || p.ctx.Err() != nil {
-		return
+		return nil
 	}
 	err := p.attach(n, ips)
 	p.mu.Lock()
@@ -180,6 +190,7 @@ func (p *pod) reattach(n *node) {
 	}
 	p.mu.Unlock()
 	p.publish()
+	return err
 }
 
 // runContainers runs all containers to their ends and returns the final phase.

@@ -80,6 +80,9 @@ func startProcess(ns string, spec processSpec, stdio [3]*os.File, tty bool) (*pr
 	specR.Close()
 	shimEnd.Close()
 	if err != nil {
+		if cmd.SysProcAttr.Cloneflags&unix.CLONE_NEWUSER != 0 {
+			err = explainNamespaces(err)
+		}
 		return nil, fmt.Errorf("start a process in the pod: %w", err)
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}

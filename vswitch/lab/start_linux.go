@@ -76,13 +76,14 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 }
 
 // fill sets what the caller left open.
-func (o *Options) fill() (err error) {
+func (o *Options) fill() error {
 	if err := checkName(o.Name); err != nil {
 		return failure(ErrInput, "%v", err)
 	}
 	if o.Dir == "" {
+		var err error
 		if o.Dir, err = os.Getwd(); err != nil {
-			return err
+			o.Dir = "/" // it was removed under us
 		}
 	}
 	if o.Path == "" {

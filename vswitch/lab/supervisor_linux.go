@@ -204,11 +204,8 @@ func (s *supervisor) nodeProblem() error {
 		if own == nil {
 			return fmt.Errorf("node %s is not started", n.Name)
 		}
-		own.mu.Lock()
-		ready, problem := own.ready, own.problem
-		own.mu.Unlock()
-		if !ready {
-			return fmt.Errorf("node %s is not ready: %s", n.Name, problem)
+		if err := own.notReady(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -349,7 +346,7 @@ func (s *supervisor) restorePods(n *node) {
 	}
 	s.mu.Unlock()
 	for _, p := range own {
-		p.reattach(n)
+		go p.reattach(n)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
 	defer cancel()
