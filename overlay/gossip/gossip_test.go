@@ -157,10 +157,10 @@ func TestLostDeltaIsRepaired(t *testing.T) {
 				g.beacons.QueueBroadcast(newBeacon(g.own.edition))
 			}
 			g.mu.Unlock()
-			limit := 30 * time.Second
-			if beacon {
-				limit = time.Second
-			}
+			// A gossiped version mostly reaches all within 200 ms, but it is sent to
+			// random members and only so often; the exchange with each of them,
+			// every 10 s, is what can be relied on.
+			const limit = 30 * time.Second
 			t.Logf("repaired after %s, gossiped version %v", c.agree(limit, gs...), beacon)
 		})
 	}
