@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -60,6 +61,10 @@ type runDir struct {
 	lock *os.File
 }
 
+// lockPatience is how long a lock that is held may still be that of a cluster
+// whose processes the kernel is just ending.
+const lockPatience = time.Second
+
 // lockRunDir makes the directory of a cluster if need be and takes its lock.
 // What a crashed cluster left in it is removed.
 func lockRunDir(name string) (*runDir, error) {
@@ -67,7 +72,7 @@ func lockRunDir(name string) (*runDir, error) {
 		return nil, err
 	}
 	path := filepath.Join(baseDir(), name)
-	for {
+	for deadline := time.Now().Add(lockPatience); ; {
 		if err := makePrivateDir(baseDir()); err != nil {
 			return nil, fmt.Errorf("runtime directory: %w", err)
 		}
@@ -79,6 +84,10 @@ func lockRunDir(name string) (*runDir, error) {
 		}
 		lock, err := tryLock(path)
 		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if errors.Is(err, ErrRunning) && time.Now().Before(deadline) {
+			time.Sleep(lockPatience / 50)
 			continue
 		}
 		if err != nil {
