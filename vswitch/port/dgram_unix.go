@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -39,9 +40,11 @@ type Dgram struct {
 	path string
 	conn *net.UnixConn
 	raw  syscall.RawConn
-	peer atomic.Pointer[unix.SockaddrUnix] // nil: nobody is there
 	// fixed: the peer is configured, not learned.
 	fixed bool
+
+	mu   sync.Mutex                        // held to change peer and, with it, up
+	peer atomic.Pointer[unix.SockaddrUnix] // nil: nobody is there
 }
 
 // OpenDgram binds the socket cfg.Path. While nobody is at the other end,
@@ -73,8 +76,7 @@ func (d *Dgram) start(cfg DgramConfig) (err error) {
 	}
 	if cfg.Remote != "" {
 		d.fixed = true
-		d.peer.Store(&unix.SockaddrUnix{Name: cfg.Remote})
-		d.up.Store(true)
+		d.learn(cfg.Remote)
 	}
 	if cfg.Magic {
 		if _, err := d.conn.WriteToUnix([]byte(magic), &net.UnixAddr{Name: cfg.Remote, Net: "unixgram"}); err != nil {
@@ -106,6 +108,9 @@ func (d *Dgram) receive() {
 		case errors.Is(err, net.ErrClosed):
 			d.end(false)
 			return
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			_ = d.conn.SetReadDeadline(time.Time{})
+			continue
 		case err != nil:
 			d.rxErrors.Add(1)
 			time.Sleep(time.Millisecond) // whatever it is, it is not the machine's haste
@@ -115,12 +120,11 @@ func (d *Dgram) receive() {
 		switch {
 		case d.fixed:
 		case from != nil && from.Name != "" && (isMagic || n >= packet.EthernetLen):
-			d.peer.Store(&unix.SockaddrUnix{Name: from.Name})
-			d.up.Store(true)
+			d.learn(from.Name)
 		case isMagic:
 			// Somebody new, whose address the read has not asked for. The next
 			// datagram tells.
-			d.forget()
+			d.forget(d.peer.Load())
 		}
 		if !isMagic && !d.deliver(buf[:n]) {
 			return
@@ -138,10 +142,24 @@ func (d *Dgram) read(buf []byte) (n int, from *net.UnixAddr, err error) {
 	return d.conn.ReadFromUnix(buf)
 }
 
-// forget makes the port wait for a new machine.
-func (d *Dgram) forget() {
-	d.peer.Store(nil)
-	d.disconnected()
+// learn makes the socket at path the machine.
+func (d *Dgram) learn(path string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.peer.Store(&unix.SockaddrUnix{Name: path})
+	d.up.Store(true)
+}
+
+// forget makes the port wait for a new machine, unless old is no longer the one
+// it has.
+func (d *Dgram) forget(old *unix.SockaddrUnix) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if old != nil && d.peer.CompareAndSwap(old, nil) {
+		d.disconnected()
+		// A read that waits does not ask for the address. Start it anew.
+		_ = d.conn.SetReadDeadline(time.Unix(1, 0))
+	}
 }
 
 // send takes what is queued and sends frame after frame. It copies them first,
@@ -207,10 +225,10 @@ func (s *sender) count() {
 	case unix.EAGAIN, unix.ENOBUFS:
 		d.txFull.Add(1)
 	case unix.ECONNREFUSED, unix.ENOENT, unix.ECONNRESET, unix.ENOTCONN, unix.EDESTADDRREQ:
-		d.txDown.Add(1)
-		if !d.fixed && d.peer.CompareAndSwap(s.to, nil) {
-			d.disconnected()
+		if !d.fixed {
+			d.forget(s.to)
 		}
+		d.txDown.Add(1)
 	case unix.EMSGSIZE:
 		d.txTooBig.Add(1)
 	default:

@@ -242,7 +242,9 @@ func openWater(t *testing.T, mtu int) (port.Port, porttest.Peer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, newSocketPeer(t, w.Name(), false, deviceCaps)
+	caps := deviceCaps
+	caps.Offload = true // on the kernel's side: it cuts and completes for the device
+	return w, newSocketPeer(t, w.Name(), false, caps)
 }
 
 func openTUN(t *testing.T, mtu int) (port.Port, porttest.Peer) {

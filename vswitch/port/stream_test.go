@@ -171,6 +171,10 @@ func TestStreamRestart(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		s.again(t) // with i == 1 while the old connection still stands
+		old.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, old); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error("the port keeps the old connection")
+		}
 		if n, err := p.Write(b, []uint16{0}); n != 1 || err != nil {
 			t.Fatalf("Write = %d, %v", n, err)
 		}
