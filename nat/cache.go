@@ -28,7 +28,7 @@ const hole = ^ID(0)
 //
 // Flows lie densely in one stretch of memory, beside an index of four-byte
 // slots. Pointers to flows are valid until the next Sweep, Delete or Close, and
-// those that a lookup returned at least until the next LookupBatch.
+// those that LookupBatch returned, with insertions in between, until its next call.
 type Cache struct {
 	// Evicted, if set, sees a flow before another one takes its place for want
 	// of room.
@@ -147,11 +147,16 @@ func (c *Cache) find(key *packet.Tuple, hash uint64) (entry uint32, ok bool) {
 // none: zero but for its Key. When the cache is full, a new flow takes the place
 // of the one of a few that was not seen for longest.
 func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
-	entry, ok := c.find(key, hash)
-	if ok {
-		return &c.flows[entry]
+	c.touched += uint64(c.x.warm(hash))
+	entry := c.used
+	if entry == uint32(len(c.flows)) {
+		entry = c.spare()
+		c.touched += uint64(c.x.warm(uint64(c.x.tags[entry])))
 	}
-	entry = c.take()
+	if found, ok := c.find(key, hash); ok {
+		return &c.flows[found]
+	}
+	c.take(entry)
 	f := &c.flows[entry]
 	*f = Flow{Key: *key}
 	c.x.tags[entry] = uint32(hash)
@@ -159,28 +164,32 @@ func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
 	return f
 }
 
-// take returns an entry for a new flow.
-func (c *Cache) take() uint32 {
-	if c.used < uint32(len(c.flows)) {
+// take makes an entry free: the next that was never used, or what spare chose.
+func (c *Cache) take(entry uint32) {
+	switch f := &c.flows[entry]; {
+	case entry == c.used:
 		c.used++
 		// Only asks for huge pages here, which may fail without harm.
 		_ = c.mem.ready(int(c.used) * FlowSize)
 		_ = c.tagMem.ready(int(c.used) * 4)
-		return c.used - 1
-	}
-	victim := c.oldest()
-	for c.flows[victim].Conn != hole && c.pinned(victim) {
-		victim = c.oldest()
-	}
-	if c.flows[victim].Conn == hole {
+	case f.Conn == hole:
 		c.holes--
-		return victim
+	default:
+		if c.Evicted != nil {
+			c.Evicted(f)
+		}
+		c.x.remove(entry)
 	}
-	if c.Evicted != nil {
-		c.Evicted(&c.flows[victim])
+}
+
+// spare returns the entry to use for a new flow when all are in use: a hole, or
+// a flow to give up.
+func (c *Cache) spare() uint32 {
+	entry := c.oldest()
+	for c.pinned(entry) {
+		entry = c.oldest()
 	}
-	c.x.remove(victim)
-	return victim
+	return entry
 }
 
 // oldest returns a hole, or of the next few flows the one that was not seen for

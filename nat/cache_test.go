@@ -300,7 +300,7 @@ func TestCacheGivesMemoryBack(t *testing.T) {
 		for range 20 {
 			c.Sweep(0, nil)
 		}
-		if runtime.GOOS == "linux" && c.mem.done > full/4 {
+		if runtime.GOOS == "linux" && c.mem.raw != nil && c.mem.done > full/4 {
 			t.Errorf("%d bytes of %d are still held for %d flows", c.mem.done, full, c.Len())
 		}
 		for c.Len() > 0 {

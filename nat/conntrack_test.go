@@ -440,12 +440,16 @@ func TestAllocatesNothing(t *testing.T) {
 func TestTableConcurrently(t *testing.T) {
 	tab := open(t, Config{Max: 3000})
 	var wg sync.WaitGroup
+	ops := 30000
+	if raceEnabled {
+		ops = 8000
+	}
 	for g := range 4 {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(g), 1))
 			var ids []ID
-			for op := range 30000 {
-				now := uint32(op / 300)
+			for op := range ops {
+				now := uint32(op * 100 / ops)
 				orig := randomTuple(r)
 				orig.SrcPort = uint16(r.IntN(500))
 				id, dir, ok := tab.Lookup(&orig)

@@ -52,7 +52,7 @@ type entry struct {
 	state                       atomic.Uint32 // a word
 	created                     uint32        // in seconds
 	seen                        [2]atomic.Uint32
-	check                       uint32 // finds damage: see checkOf
+	check                       uint32 // finds damage: see sum
 	service, backend, zone, via uint32
 	// Links of a queue; they mean nothing in a file that is opened.
 	older, newer uint32
@@ -77,11 +77,11 @@ func (e *entry) saw(dir Dir, now uint32) {
 	}
 }
 
-// checkOf folds what identifies a connection into a word, from the seeded
-// hashes of its tuples, which are at hand when an entry is made and when a file
-// is read.
-func checkOf(orig, reply uint64, version uint32) uint32 {
-	return uint32(orig>>32) ^ bits.RotateLeft32(uint32(reply>>32), 16) ^ version*0x9e3779b1
+// sum folds what never changes about a connection into a word. The seeded
+// hashes of its tuples are at hand when an entry is made and when a file is read.
+func (e *entry) sum(h [2]uint64, version uint32) uint32 {
+	hi, lo := bits.Mul64(h[0]^uint64(e.service)<<32^uint64(e.backend), h[1]^uint64(e.zone)<<32^uint64(e.via))
+	return uint32((hi^lo)>>32) ^ version*0x9e3779b1 ^ e.created*0x85ebca6b
 }
 
 // Info is a copy of a connection.

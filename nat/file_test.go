@@ -1,12 +1,9 @@
 package nat
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -223,104 +220,6 @@ func TestFileNoSpace(t *testing.T) {
 	verify(t, tab)
 }
 
-// A process that is killed at any moment leaves valid connections and nothing
-// else: every one that it had made and not begun to delete.
-func TestFileSurvivesKill(t *testing.T) {
-	needFiles(t)
-	path := filepath.Join(t.TempDir(), "conntrack")
-	for round := range 25 {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childVar+"=crash:"+path)
-		var out, errs bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &errs
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(20+7*round) * time.Millisecond)
-		cmd.Process.Kill()
-		cmd.Wait()
-		if errs.Len() > 0 {
-			t.Fatal(errs.String())
-		}
-		made, deleting, deleted := map[int]bool{}, map[int]bool{}, map[int]bool{}
-		for sc := bufio.NewScanner(&out); sc.Scan(); {
-			var i int
-			var op string
-			if n, _ := fmt.Sscan(sc.Text(), &op, &i); n != 2 {
-				continue // the last line
-			}
-			map[string]map[int]bool{"made": made, "deleting": deleting, "deleted": deleted}[op][i] = true
-		}
-		tab, err := Open(Config{Path: path, Max: 20_000})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, warn := tab.Recovered(); warn != nil {
-			t.Fatal(warn)
-		}
-		verify(t, tab)
-		for info := range tab.All {
-			i := int(info.Service)
-			orig, m := numbered(i)
-			if info.Orig != orig || info.Reply != m.Reply || info.Backend != m.Backend || info.Zone != m.Zone || info.Via != m.Via {
-				t.Fatalf("connection %d: %+v", i, info)
-			}
-			if deleted[i] {
-				t.Fatalf("connection %d was deleted", i)
-			}
-		}
-		for i := range made {
-			orig, _ := numbered(i)
-			if _, _, ok := tab.Lookup(&orig); !ok && !deleting[i] {
-				t.Fatalf("connection %d of %d is lost", i, len(made))
-			}
-		}
-		if round > 5 && len(made) == 0 {
-			t.Fatal("the process did nothing before it was killed")
-		}
-		if round%5 == 0 {
-			t.Logf("round %d: %d made, %d deleted, %d found", round, len(made), len(deleted), tab.Len())
-		}
-		tab.DeleteFunc(func(info *Info) bool { return info.Service%2 == 0 || tab.max < 0 })
-		tab.DeleteFunc(func(*Info) bool { return true })
-		tab.Close()
-	}
-}
-
-// childCrash makes, changes and deletes connections, and says what it has done,
-// until it is killed.
-func childCrash(path string) {
-	tab, err := Open(Config{Path: path, Max: 20_000})
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	var ids []ID
-	for i := 0; ; i++ {
-		orig, m := numbered(i)
-		id, err := tab.CreateMapped(&orig, &m, 1)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		ids = append(ids, id)
-		fmt.Printf("made %d\n", i)
-		tab.Track(id, Original, packet.TCPSyn, 1)
-		tab.Track(id, Reply, packet.TCPSyn|packet.TCPAck, 1)
-		tab.Touch(id, Original, 1, 1, 60)
-		if i%3 != 0 {
-			fmt.Printf("deleting %d\n", i-1)
-			if i%3 == 1 || i%2 == 0 {
-				tab.Delete(ids[i-1])
-				fmt.Printf("deleted %d\n", i-1)
-			}
-		}
-		if i > 15_000 {
-			time.Sleep(time.Hour)
-		}
-	}
-}
-
 // Whatever a file contains, Open gives a table that works.
 func FuzzOpen(f *testing.F) {
 	needFiles(f)
@@ -355,6 +254,12 @@ func FuzzOpen(f *testing.F) {
 	f.Add(uint16(headerSize), valid[headerSize+entrySize:headerSize+2*entrySize], uint16(0)) // twice the same
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, off uint16, patch []byte, size uint16) {
+		start := time.Now()
+		defer func() {
+			if d := time.Since(start); d > 10*time.Second {
+				t.Errorf("took %v", d)
+			}
+		}()
 		b := bytes.Clone(valid)
 		if int(off) < len(b) {
 			copy(b[off:], patch)

@@ -16,6 +16,7 @@ const childVar = "NAT_TEST_CHILD"
 func TestMain(m *testing.M) {
 	switch child := os.Getenv(childVar); {
 	case child == "":
+		heapOnly = raceEnabled
 		os.Exit(m.Run())
 	case child == "memory":
 		childMemory()

@@ -156,7 +156,7 @@ func (t *Table) adopt(i, now uint32) bool {
 	}
 	h := [2]uint64{e.orig.Hash(t.seed), e.reply.Hash(t.seed)}
 	w := word(e.state.Load())
-	if e.check != checkOf(h[0], h[1], c>>1) || e.orig.Proto != e.reply.Proto || !w.valid(e.orig.Proto) {
+	if e.check != e.sum(h, c>>1) || e.orig.Proto != e.reply.Proto || !w.valid(e.orig.Proto) {
 		return false
 	}
 	s := t.shard(uint32(h[0]))

@@ -29,8 +29,9 @@ func nextSCTP(w word, dir Dir, chunk uint8) word {
 		}
 		return w
 	case chunkCookieAck:
+		w = heard(w, dir)
 		if w.state() < Established {
-			return heard(w, dir).to(Established).with(Assured)
+			return established(w)
 		}
 		return w
 	case chunkAbort:

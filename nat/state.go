@@ -193,6 +193,14 @@ func heard(w word, dir Dir) word {
 	return w
 }
 
+// established ends a handshake, of which both sides have to be part.
+func established(w word) word {
+	if w.has(SeenReply) {
+		w = w.with(Assured)
+	}
+	return w.to(Established)
+}
+
 // begin is the first packet of a connection, or of the next one with the same tuples.
 func begin(w word, dir Dir) word {
 	w = word(SynSent).with(w.flags() & fresh).with(of(SynOriginal, dir))
@@ -218,8 +226,7 @@ func synTCP(w word, dir Dir) word {
 func synAckTCP(w word, dir Dir) word {
 	switch w.state() {
 	case New: // its SYN went another way, or was before our time
-		w = begin(w, 1-dir)
-		return w.to(SynRecv).with(of(SynOriginal, dir) | SeenReply)
+		return plainTCP(w, dir).with(of(SynOriginal, dir))
 	case SynSent:
 		w = w.with(of(SynOriginal, dir))
 		if !w.begunBy(dir) {
@@ -245,7 +252,7 @@ func plainTCP(w word, dir Dir) word {
 		}
 	case SynRecv:
 		if w.begunBy(dir) {
-			return w.to(Established).with(Assured)
+			return established(w)
 		}
 	case Established:
 		if w.has(SeenReply) {
@@ -256,7 +263,7 @@ func plainTCP(w word, dir Dir) word {
 		// Who sent a reset says nothing more. If it does, the reset was not its
 		// own or was not for this connection; nothing else is known then.
 		if w.has(of(RstOriginal, dir)) {
-			return word(Established).with(w.flags() & (fresh | BegunByReply))
+			return plainTCP(word(New).with(w.flags()&fresh), dir)
 		}
 	}
 	return w

@@ -70,24 +70,29 @@ func (t *Table) Touch(id ID, dir Dir, now uint32, packets uint32, bytes uint64) 
 		e.packets[dir].Add(uint64(packets))
 		e.bytes[dir].Add(bytes)
 	}
-	if w := word(e.state.Load()); !w.settled() && int32(now-e.seen[dir].Load()) >= 0 {
+	if w := word(e.state.Load()); w.expects(dir) && int32(now-e.seen[dir].Load()) >= 0 {
 		t.settle(id, dir, now)
 	}
 	e.saw(dir, now)
 	return true
 }
 
-// settled reports whether plain packets change nothing about the connection.
-func (w word) settled() bool {
+// expects reports whether a plain packet of the direction may change the
+// connection.
+func (w word) expects(dir Dir) bool {
 	switch w.state() {
-	case FinWait, TimeWait, Stream:
+	case New, Replied:
 		return true
+	case SynRecv:
+		return w.begunBy(dir)
 	case Established:
-		return w.has(Assured)
-	case SynSent:
-		return true // what leads on from there goes by Track
+		return !w.has(Assured) && (w.has(SeenReply) || !w.begunBy(dir))
+	case Closed:
+		return w.has(of(RstOriginal, dir))
+	case Unreplied:
+		return dir == Reply
 	}
-	return false
+	return false // SynSent: what leads on from there comes by Track
 }
 
 // settle is Track for a packet without flags.
