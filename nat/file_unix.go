@@ -127,6 +127,7 @@ func (b *backing) extend(from, to int) error {
 	if err := allocate(b.file, int64(headerSize+from), int64(to-from)); err != nil {
 		return err
 	}
+	populate(b.mapped, headerSize+from, headerSize+to)
 	b.header.high.Store(uint32(to / entrySize))
 	return nil
 }

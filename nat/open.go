@@ -18,7 +18,8 @@ var ErrInUse = errors.New("in use by another process")
 // Config is how a Table is opened.
 type Config struct {
 	// Path is the table's file, in a directory that only the node's user can
-	// write and that need not outlive the boot. Empty: the table is in memory
+	// write and that need not outlive the boot: best on a tmpfs, as other file
+	// systems write it to a disk now and then. Empty: the table is in memory
 	// only and ends with the process.
 	Path string
 	// Max is the largest number of connections; 0 is 1<<20, the limit is
@@ -102,7 +103,7 @@ func Open(cfg Config) (*Table, error) {
 	}
 	t.entries = entries(t.mem.mem, size)
 	t.makeIndex(size)
-	t.recover(used)
+	t.restore(used)
 	return t, nil
 }
 
@@ -118,8 +119,8 @@ func (t *Table) makeIndex(size int) {
 	}
 }
 
-// recover takes in what the first used entries of a file hold.
-func (t *Table) recover(used uint32) {
+// restore takes in what the first used entries of a file hold.
+func (t *Table) restore(used uint32) {
 	t.high.Store(used)
 	_ = t.extend(used)
 	now, first := uint32(0), true // as far as the file tells
