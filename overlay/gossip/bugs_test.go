@@ -242,7 +242,7 @@ func clash(t *testing.T) (x, y string) {
 // side works on meanwhile.
 func TestB31Partition(t *testing.T) {
 	forgetful := LAN()
-	forgetful.Forget = time.Minute
+	forgetful.Forget = 40 * time.Second
 	for _, tc := range []struct {
 		name   string
 		timing Timing
@@ -250,10 +250,10 @@ func TestB31Partition(t *testing.T) {
 		long   time.Duration
 	}{
 		{"local/one seed", Local(), func(int) []netip.AddrPort { return []netip.AddrPort{at(1)} }, time.Minute},
-		{"lan/one seed", LAN(), func(int) []netip.AddrPort { return []netip.AddrPort{at(1)} }, 3 * time.Minute},
+		{"lan/one seed", LAN(), func(int) []netip.AddrPort { return []netip.AddrPort{at(1)} }, 90 * time.Second},
 		{"lan/all seeds, longer than remembered", forgetful, func(int) []netip.AddrPort {
 			return []netip.AddrPort{at(1), at(2), at(3), at(4), at(5), at(6)}
-		}, 3 * time.Minute},
+		}, 90 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			simulate(t, func(t *testing.T, c *sim) {
