@@ -20,20 +20,29 @@ import (
 )
 
 // TestMain makes the test binary a program that a lab can run: its own hidden
-// processes, a fake node, and a command that starts a cluster and waits.
+// processes, a node (a fake one where a test does not ask for the real one), a
+// command that starts a cluster and waits, and processes of pods.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case Subcommand:
 			os.Exit(Main(os.Args[2:]))
 		case "node":
-			if err := runFakeNode(os.Args[3]); err != nil {
+			run := runFakeNode
+			if os.Getenv(realNodes) != "" {
+				run = runRealNode
+			}
+			if err := run(os.Args[3]); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
 			}
 			os.Exit(0)
 		case "test-up":
 			os.Exit(testUp())
+		case "test-echo":
+			os.Exit(testEcho())
+		case "test-talk":
+			os.Exit(testTalk(os.Args[2], os.Args[3:]))
 		case "test-etc":
 			os.Exit(testEtc(os.Args[2], os.Args[3]))
 		}

@@ -1,0 +1,292 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
+
+	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
+)
+
+// realNodes, in the environment, makes the test binary's node the real one.
+const realNodes = "VSWITCH_TEST_REAL_NODES"
+
+func runRealNode(config string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+	defer stop()
+	data, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	cfg := agent.Default()
+	if err := yaml.UnmarshalStrict(data, &cfg); err != nil {
+		return err
+	}
+	n, err := agent.Start(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}
+
+const echoPort = 7
+
+// testEcho is the process of a pod: it sends back what it gets.
+func testEcho() int {
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", echoPort))
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", echoPort))
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	go func() {
+		buf := make([]byte, 65536)
+		for {
+			if n, from, err := u.ReadFrom(buf); err == nil {
+				u.WriteTo(buf[:n], from)
+			}
+		}
+	}()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return 1
+		}
+		go func() {
+			defer c.Close()
+			io.Copy(c, c)
+		}()
+	}
+}
+
+// testTalk speaks to the echo of each address, in all sizes, and prints what
+// went wrong. It ends with "done".
+func testTalk(bulk string, addrs []string) int {
+	size, err := strconv.Atoi(bulk)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	for _, a := range addrs {
+		ip, err := netip.ParseAddr(a)
+		if err != nil {
+			fmt.Println(err)
+			continue
+		}
+		to := netip.AddrPortFrom(ip, echoPort).String()
+		for _, n := range []int{1, 63, 1399, 1400, 1401, 9000, 65000} {
+			if err := talkUDP(to, n); err != nil {
+				fmt.Printf("UDP %s, %d bytes: %v\n", to, n, err)
+			}
+		}
+		for _, n := range []int{1, 1398, 65536, size} {
+			if err := talkTCP(to, n); err != nil {
+				fmt.Printf("TCP %s, %d bytes: %v\n", to, n, err)
+			}
+		}
+	}
+	fmt.Println("done")
+	return 0
+}
+
+func talkUDP(to string, size int) error {
+	c, err := net.Dial("udp", to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	out, in := make([]byte, size), make([]byte, 65536)
+	for i := range out {
+		out[i] = byte(rand.Uint32())
+	}
+	// A datagram may get lost for good reasons; not five in a row.
+	for range 5 {
+		if _, err = c.Write(out); err != nil {
+			continue
+		}
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		var n int
+		if n, err = c.Read(in); err == nil {
+			if !bytes.Equal(in[:n], out) {
+				return errors.New("the answer is not what was sent")
+			}
+			return nil
+		}
+	}
+	return err
+}
+
+func talkTCP(to string, size int) error {
+	c, err := net.DialTimeout("tcp", to, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(60 * time.Second))
+	sent, got := sha256.New(), sha256.New()
+	failed := make(chan error, 1)
+	go func() {
+		random := rand.NewChaCha8([32]byte{byte(size)})
+		_, err := io.Copy(io.MultiWriter(c, sent), io.LimitReader(random, int64(size)))
+		c.(*net.TCPConn).CloseWrite()
+		failed <- err
+	}()
+	n, err := io.Copy(got, c)
+	if err = errors.Join(err, <-failed); err != nil {
+		return err
+	}
+	if n != int64(size) || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+		return fmt.Errorf("%d bytes came back, or others than were sent", n)
+	}
+	return nil
+}
+
+// TestRealNodes lets every pod speak to every other one through real nodes:
+// both families; ICMP, UDP and TCP; from one byte to what needs 47 fragments.
+func TestRealNodes(t *testing.T) {
+	t.Setenv(realNodes, "1")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := options()
+	o.Nodes = 2
+	for i := range 4 {
+		p := newTestPod(fmt.Sprintf("echo-%d", i), exe, "test-echo")
+		p.Node = fmt.Sprintf("node%d", i%2+1)
+		o.Objects.Pods = append(o.Objects.Pods, p)
+	}
+	c := start(t, o)
+	pods, err := c.Pods(t.Context())
+	if err != nil || len(pods) != 4 {
+		t.Fatalf("%d pods, error %v", len(pods), err)
+	}
+	waitForPeers(t, c, 1)
+	others := func(p *cluster.Pod) (list []string) {
+		for _, q := range pods {
+			if q.Name != p.Name {
+				for _, ip := range q.IPs {
+					list = append(list, ip.String())
+				}
+			}
+		}
+		return list
+	}
+	for _, p := range pods {
+		t.Run(p.Name, func(t *testing.T) {
+			if len(p.IPs) != 2 {
+				t.Fatalf("addresses %v, want one of each family", p.IPs)
+			}
+			command := append([]string{exe, "test-talk", strconv.Itoa(8 << 20)}, others(p)...)
+			if got, _ := run(t, c, ExecRequest{Pod: p.Name, Command: command}, ""); got != "done\n" {
+				t.Error(got)
+			}
+			for _, ip := range others(p) {
+				for _, size := range []string{"0", "1422", "1423", "20000"} {
+					if got, code := run(t, c, ExecRequest{Pod: p.Name, Command: []string{"ping", "-c", "1", "-W", "2", "-s", size, ip}}, ""); code != 0 {
+						t.Errorf("ping %s of %s bytes: %s", ip, size, got)
+					}
+				}
+			}
+			got, _ := run(t, c, ExecRequest{Pod: p.Name, Command: sh("awk '/^Tcp:/ {print $NF}' /proc/net/snmp | tail -1; awk '/^Udp:/ {print $(NF-1)}' /proc/net/snmp | tail -1")}, "")
+			if got != "0\n0\n" {
+				t.Errorf("checksum errors of TCP and UDP: %q", got)
+			}
+		})
+	}
+	t.Run("node killed", func(t *testing.T) {
+		type result struct {
+			out  string
+			code int
+		}
+		done := make(chan result, 1)
+		go func() {
+			out, code := run(t, c, ExecRequest{Pod: "echo-0", Command: []string{exe, "test-talk", strconv.Itoa(256 << 20), pods[1].IPs[0].String()}}, "")
+			done <- result{out, code}
+		}()
+		for range 3 {
+			time.Sleep(300 * time.Millisecond)
+			eventually(t, func() string { // it may wait before it starts again
+				if err := c.KillNode(t.Context(), pods[1].Node); err != nil {
+					return err.Error()
+				}
+				return ""
+			})
+		}
+		if r := <-done; r.out != "done\n" {
+			t.Errorf("a transfer does not survive its node: %q, code %d", r.out, r.code)
+		}
+		for _, was := range pods {
+			if now := getPod(t, c, was.Name); now.Restarts != 0 || now.IPs[0] != was.IPs[0] || now.IPs[1] != was.IPs[1] {
+				t.Errorf("pod %s was %v, is %v after %d restarts", was.Name, was.IPs, now.IPs, now.Restarts)
+			}
+		}
+	})
+}
+
+// waitForPeers waits until each node knows that many others.
+func waitForPeers(t *testing.T, c *Client, want int) {
+	t.Helper()
+	eventually(t, func() string {
+		nodes, err := c.Nodes(t.Context())
+		if err != nil {
+			return err.Error()
+		}
+		for _, n := range nodes {
+			a := agent.NewClient(n.Socket)
+			st, err := a.Status(t.Context())
+			a.Close()
+			if err != nil || st.Peers < want {
+				return fmt.Sprintf("node %s knows %d others, want %d (%v)", n.Name, st.Peers, want, err)
+			}
+		}
+		return ""
+	})
+}
+
+// TestRestartedNodesFindEachOther kills all nodes at once.
+func TestRestartedNodesFindEachOther(t *testing.T) {
+	t.Setenv(realNodes, "1")
+	o := options(newTestPod("a"), newTestPod("b"))
+	o.Nodes = 3
+	o.Objects.Pods[0].Node, o.Objects.Pods[1].Node = "node1", "node3"
+	o.Objects.Pods[1].Containers[0].Ports = []cluster.ContainerPort{{Port: 80, Protocol: 6}}
+	c := start(t, o)
+	waitForPeers(t, c, 2)
+	for _, n := range []string{"node1", "node2", "node3"} {
+		if err := c.KillNode(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := getPod(t, c, "b")
+	eventually(t, func() string {
+		for _, ip := range b.IPs {
+			url := "http://" + netip.AddrPortFrom(ip, 80).String() + "/"
+			if got, _ := run(t, c, ExecRequest{Pod: "a", Command: []string{"curl", "-s", "-m", "2", url}}, ""); !strings.HasPrefix(got, "shop/b on node3, client ") {
+				return fmt.Sprintf("%s says %q", url, got)
+			}
+		}
+		return ""
+	})
+}
