@@ -76,11 +76,11 @@ func BenchmarkSameNodeTCP(b *testing.B) {
 	}
 }
 
-// BenchmarkSameNodeTCPLargeMTU: ours with a large pod MTU, against the kernel
+// BenchmarkSameNodeTCPLargeMTU: TAPs with a large MTU, against the kernel
 // at the MTU that flannel gives.
 func BenchmarkSameNodeTCPLargeMTU(b *testing.B) {
 	netnstest.Need(b)
-	contenders := []topology{kernelBridge(b, 1450), ourNode(b, 65520)}
+	contenders := []topology{kernelBridge(b, 1450), tapFloor(b, 65520), ourNode(b, 65520)}
 	for _, streams := range []int{1, 4} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
 			measure(b, "Gb/s", contenders, tcp(b, streams))

@@ -57,6 +57,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if s := os.Getenv(nodeEnv); s != "" {
+		if err := runNode(s); err != nil {
+			fmt.Fprintln(os.Stderr, "node:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	netnstest.Main(m)
 }
 
