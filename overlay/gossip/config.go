@@ -135,7 +135,7 @@ func Local() Timing {
 	return Timing{
 		ProbeInterval: 250 * time.Millisecond, ProbeTimeout: 125 * time.Millisecond,
 		SuspicionMult: 3, SuspicionMaxMult: 2, AwarenessMax: 2,
-		GossipInterval: 50 * time.Millisecond, GossipNodes: 3,
+		GossipInterval: 200 * time.Millisecond, GossipNodes: 3,
 		PushPull: 5 * time.Second, Stream: time.Second, DeadGossip: 10 * time.Second,
 		Rejoin: time.Second, Repair: 100 * time.Millisecond,
 		ClaimWait: 500 * time.Millisecond, ClaimSettle: 200 * time.Millisecond, Forget: 10 * time.Minute,

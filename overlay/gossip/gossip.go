@@ -182,6 +182,9 @@ func (g *Gossip) memberlistConfig(t memberlist.Transport) *memberlist.Config {
 	c.AwarenessMaxMultiplier = tm.AwarenessMax
 	c.GossipInterval, c.GossipNodes, c.GossipToTheDeadTime = tm.GossipInterval, tm.GossipNodes, tm.DeadGossip
 	c.PushPullInterval = tm.PushPull
+	// Compressing allocates 64 KiB a packet, and most packets are a probe of a
+	// few bytes: it was most of what an idle node did.
+	c.EnableCompression = false
 	// A name may move to another address as soon as its node has failed.
 	c.DeadNodeReclaimTime = 1
 	if g.ring != nil {
