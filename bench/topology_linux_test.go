@@ -199,7 +199,8 @@ type underlay struct {
 	addr [2]netip.Addr
 }
 
-func newUnderlay(tb testing.TB) underlay {
+// On a wire, there are no superpackets: the kernel cuts them before the veth.
+func newUnderlay(tb testing.TB, wire bool) underlay {
 	u := underlay{
 		ns:   [2]string{namespace(tb, "node1"), namespace(tb, "node2")},
 		addr: [2]netip.Addr{netip.MustParseAddr("192.168.9.1"), netip.MustParseAddr("192.168.9.2")},
@@ -210,7 +211,11 @@ func newUnderlay(tb testing.TB) underlay {
 	in(tb, u.ns[0], func() error { return netns.AddVeth("uplink", "uplink", ns) })
 	for i := range u.ns {
 		in(tb, u.ns[i], func() error {
-			return netns.Configure(netns.Link{Name: "uplink", MTU: 1500, Addrs: []netip.Prefix{netip.PrefixFrom(u.addr[i], 24)}})
+			l := netns.Link{Name: "uplink", MTU: 1500, Addrs: []netip.Prefix{netip.PrefixFrom(u.addr[i], 24)}}
+			if wire {
+				l.GSOMaxSegs, l.GSOMaxSize = 1, 1500
+			}
+			return netns.Configure(l)
 		})
 	}
 	return u
@@ -218,9 +223,9 @@ func newUnderlay(tb testing.TB) underlay {
 
 // kernelVXLAN is what flannel makes: bridge and VXLAN device on both nodes,
 // fixed neighbors, no learning.
-func kernelVXLAN(tb testing.TB) topology {
+func kernelVXLAN(tb testing.TB, wire bool) topology {
 	t := topology{"kernel", host{namespace(tb, "a"), addrA}, host{namespace(tb, "b"), addrFar}}
-	u := newUnderlay(tb)
+	u := newUnderlay(tb, wire)
 	cidrs := [2]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.2.0/24")}
 	macs := [2][6]byte{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}
 	for i, h := range []host{t.a, t.b} {
@@ -259,9 +264,9 @@ func kernelVXLAN(tb testing.TB) topology {
 }
 
 // ourVXLAN is a pod on each of two nodes of ours.
-func ourVXLAN(tb testing.TB, cfg overlay.Config) topology {
+func ourVXLAN(tb testing.TB, wire bool, cfg overlay.Config) topology {
 	t := topology{"vswitch", host{namespace(tb, "a"), addrA}, host{namespace(tb, "b"), addrFar}}
-	u := newUnderlay(tb)
+	u := newUnderlay(tb, wire)
 	cidrs := [2]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.2.0/24")}
 	var links [2]*overlay.Link
 	for i := range links {
