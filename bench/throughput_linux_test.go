@@ -140,12 +140,12 @@ func BenchmarkLatency(b *testing.B) {
 func TestTopologies(t *testing.T) {
 	netnstest.Need(t)
 	for name, make := range map[string]func() topology{
-		"kernel bridge": func() topology { return kernelBridge(t, 1450) },
-		"TAP floor":     func() topology { return tapFloor(t, 1450) },
-		"our node":      func() topology { return ourNode(t, 1450) },
-		"kernel VXLAN":  func() topology { return kernelVXLAN(t, false) },
-		"our VXLAN":     func() topology { return ourVXLAN(t, false, overlay.Config{Offload: true}) },
-		"our wire":      func() topology { return ourVXLAN(t, true, overlay.Config{Offload: true}) },
+		"kernel bridge":   func() topology { return kernelBridge(t, 1450) },
+		"TAP floor":       func() topology { return tapFloor(t, 1450) },
+		"our node":        func() topology { return ourNode(t, 1450) },
+		"kernel VXLAN":    func() topology { return kernelVXLAN(t, false) },
+		"our VXLAN":       func() topology { return ourVXLAN(t, false, overlay.Config{Offload: true}) },
+		"our VXLAN, wire": func() topology { return ourVXLAN(t, true, overlay.Config{Offload: true}) },
 	} {
 		t.Run(name, func(t *testing.T) { make().settle(t) })
 	}

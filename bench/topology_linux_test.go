@@ -199,7 +199,8 @@ type underlay struct {
 	addr [2]netip.Addr
 }
 
-// On a wire, there are no superpackets: the kernel cuts them before the veth.
+// On a wire there are no superpackets: the kernel cuts them before the veth, and
+// nothing merges them behind it.
 func newUnderlay(tb testing.TB, wire bool) underlay {
 	u := underlay{
 		ns:   [2]string{namespace(tb, "node1"), namespace(tb, "node2")},

@@ -205,5 +205,9 @@ func wire(b *packet.Batch, p *packet.Packet) [][]byte {
 		f.payload = append(f.payload, b.Buf[at:at+n]...)
 		at, left = at+stride, left-n
 	}
-	return f.segments(int(p.GSOSize))
+	all := f.segments(int(p.GSOSize))
+	for _, s := range all {
+		copy(s, hdr[:12])
+	}
+	return all
 }

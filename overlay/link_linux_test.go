@@ -177,6 +177,63 @@ func TestHeld(t *testing.T) {
 	}
 }
 
+// TestOneByOne: what no network card has merged is merged by Read, if the sender
+// had it in one piece.
+func TestOneByOne(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		sizes []int // of the payload of a datagram each, or of several, if negative, sent as one
+		ecn   func(i int) uint8
+		want  []int // segments of the packets that are read
+	}{
+		{"equal", []int{1000, 1000, 1000, 1000, 1000}, nil, []int{5}},
+		{"last_shorter", []int{1000, 1000, 1000, 7}, nil, []int{4}},
+		{"shorter_between", []int{1000, 1000, 500, 1000, 1000}, nil, []int{3, 2}},
+		{"growing", []int{1000, 1200, 1200}, nil, []int{1, 2}},
+		{"two_marks", []int{1000, 1000, 1000, 1000}, func(i int) uint8 { return uint8(i / 2 * 2) }, []int{2, 2}},
+		{"super_between", []int{1000, 1000, -5000, 1000, 1000}, nil, []int{2, 5, 2}},
+		{"alone", []int{1000}, nil, []int{1}},
+		{"a_batch", slices.Repeat([]int{1000}, 40), nil, []int{40}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, b := offloaded(t, Config{}, underlays(t)[0])
+			out := packet.NewBatch()
+			f := tcp4(0)
+			var want [][]byte
+			for i, n := range c.sizes {
+				size := n
+				if n < 0 {
+					n, size = -n, 1000
+				}
+				f.payload = noise(n)
+				if c.ecn != nil {
+					f.ecn = c.ecn(i)
+				}
+				out.Reset()
+				f.append(out, size)
+				a.send(t, out)
+				want = append(want, f.segments(size)...)
+				f.seq += uint32(n)
+				f.id += uint16(n / size)
+			}
+			if n, err := b.Read(b.in, packet.BatchSize); err != nil || n != len(b.in.Packets) {
+				t.Fatal(n, err)
+			}
+			var segments []int
+			var got [][]byte
+			for i := range b.in.Packets {
+				p := &b.in.Packets[i]
+				segments = append(segments, p.Segments())
+				got = append(got, wire(b.in, p)...)
+			}
+			if !slices.Equal(segments, c.want) {
+				t.Errorf("packets of %v segments, want %v", segments, c.want)
+			}
+			compare(t, got, want)
+		})
+	}
+}
+
 // TestReadAppends: Read goes on behind what is in the batch, and stops when it
 // is full.
 func TestReadAppends(t *testing.T) {
@@ -656,7 +713,7 @@ func FuzzReceive(f *testing.F) {
 		r.msgs[0].controlLen = 2 * cmsgSpace
 		before, _ := l.PeerCounters(id)
 		lost := dropped(l)
-		l.received(in, 0, at, min(int(limit), packet.BatchSize-spare))
+		l.received(in, 0, 1, at, min(int(limit), packet.BatchSize-spare))
 		r.settle()
 
 		n := uint64(0)

@@ -13,6 +13,7 @@ type attached struct {
 	port   port.Port
 	worker *worker // the one that reads it
 
+	bursts bool        // the port is a Burster
 	budget int         // how many frames the next read may take; the worker's
 	rung   atomic.Bool // a Notifier has something, and the worker has been told
 	gone   bool        // the port died; the worker's

@@ -119,7 +119,8 @@ func (s *Switch) Attach(name string, p port.Port) (uint16, error) {
 			w = v
 		}
 	}
-	a := &attached{id: uint16(id), name: name, port: p, worker: w, budget: 1}
+	_, bursts := p.(port.Burster)
+	a := &attached{id: uint16(id), name: name, port: p, worker: w, bursts: bursts, budget: 1}
 	next := make([]*attached, max(len(ports), id+1))
 	copy(next, ports)
 	next[id] = a

@@ -121,6 +121,9 @@ func (w *worker) serve(a *attached) int {
 	if a.rung.Load() {
 		a.rung.Store(false) // before Read, so that what comes after rings again
 	}
+	if a.bursts {
+		a.budget = packet.BatchSize
+	}
 	n, err := a.port.Read(w.in, a.budget)
 	// A port that fills its budget, or the batch, is busy: let it read more at
 	// once. One that does not is asked for one frame at a time, which saves the

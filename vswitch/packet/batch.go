@@ -4,10 +4,13 @@ package packet
 const (
 	// BatchSize is the largest number of packets in a batch.
 	BatchSize = 64
-	// ArenaSize bounds the bytes of a batch. Frames lie one behind the other,
+	// FullSize bounds the bytes of a batch. Frames lie one behind the other,
 	// so a batch of small packets touches a few pages only and a batch of
 	// superpackets stays within the second level cache.
-	ArenaSize = 768 << 10
+	FullSize = 768 << 10
+	// ArenaSize is what a batch has room for: while it is not full, a port may
+	// spread out what it reads at once, and leave most of that untouched.
+	ArenaSize = FullSize + 4<<20
 	// slot is what one read needs to have free: the largest frame and its headroom.
 	slot = (Headroom + MaxFrame + 63) &^ 63
 )
@@ -41,7 +44,7 @@ func (b *Batch) Reset() {
 
 // Full reports whether no further frame of any size can be read.
 func (b *Batch) Full() bool {
-	return len(b.Packets) == BatchSize || len(b.Buf)-b.next < slot
+	return len(b.Packets) == BatchSize || b.next > FullSize-slot
 }
 
 // Next returns the offset in Buf at which the next frame should start: its

@@ -13,10 +13,14 @@ type TrainOptions struct {
 	// for the frames: all are taken for right, which hides errors that happened
 	// before the sender encapsulated them.
 	Verify bool
+	// Spacing is the distance between the starts of two datagrams, for those
+	// that were received one by one into places of equal distance. 0: each
+	// lies right behind the one before.
+	Spacing int
 }
 
-// AddTrain turns datagrams that were received as one piece into packets.
-// Buf[off:off+n] holds datagrams of stride bytes each, the last may be shorter;
+// AddTrain turns datagrams that were received together into packets.
+// Buf[off:off+n] holds datagrams of size bytes each, the last may be shorter;
 // each has inner bytes of tunnel header and then an Ethernet frame. Neighbours
 // that are segments of one TCP stream, or datagrams of one UDP flow, become one
 // train; nothing is copied and the order is kept. Everything else becomes
@@ -25,15 +29,16 @@ type TrainOptions struct {
 //
 // It returns how many packets were added, and how many datagrams were dropped
 // because the batch had no descriptor left or because they held no frame.
-func (b *Batch) AddTrain(off, stride, n, inner int, o TrainOptions) (added, dropped int) {
-	if n <= 0 || stride <= 0 {
+func (b *Batch) AddTrain(off, size, n, inner int, o TrainOptions) (added, dropped int) {
+	stride := max(o.Spacing, size)
+	if n <= 0 || size <= 0 {
 		return 0, 0
 	}
 	b.Take(off + n)
 	before := len(b.Packets)
 	t := train{buf: b.Buf, stride: stride, inner: inner, verify: o.Verify}
 	for at, end := off, off+n; at < end; at += stride {
-		next := min(at+stride, end)
+		next := min(at+size, end)
 		if t.p != nil && t.join(at, next) {
 			continue
 		}

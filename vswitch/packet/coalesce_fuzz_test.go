@@ -25,11 +25,23 @@ func FuzzAddTrain(f *testing.F) {
 			}
 		}
 		want := datagrams(b, off, stride, n)
-		if added, dropped := b.AddTrain(off, stride, n, len(tunnel), TrainOptions{Verify: true}); added != len(b.Packets) || dropped != 0 {
+		spacing := stride + int(seed%3)*57
+		n = spread(b, off, stride, n, spacing)
+		if added, dropped := b.AddTrain(off, stride, n, len(tunnel), TrainOptions{Verify: true, Spacing: spacing}); added != len(b.Packets) || dropped != 0 {
 			t.Fatalf("added %d, dropped %d", added, dropped)
 		}
 		sameWire(t, b, want)
 	})
+}
+
+// spread moves datagrams of one size apart, as if they had been received one by
+// one, and returns how many bytes they span now.
+func spread(b *Batch, off, size, n, spacing int) int {
+	last := (n - 1) / size
+	for i := last; i > 0; i-- {
+		copy(b.Buf[off+i*spacing:], b.Buf[off+i*size:off+min((i+1)*size, n)])
+	}
+	return n + last*(spacing-size)
 }
 
 // datagrams copies the frames out of what UDP_GRO delivered.

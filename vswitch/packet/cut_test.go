@@ -175,7 +175,7 @@ func TestCutContradictions(t *testing.T) {
 		"cut off IP":   func(p *Packet, f []byte) { f[EthernetLen] = 0x44 },
 		"no IP":        func(p *Packet, f []byte) { f[EthernetLen] = 0x25 },
 		"short frame":  func(p *Packet, f []byte) { p.Len = 60 },
-		"wide stride":  func(p *Packet, f []byte) { p.Stride, p.Len = 65535, 60000 },
+		"wide stride":  func(p *Packet, f []byte) { p.Stride, p.GSOSize, p.Len = 65535, 500, 60000 },
 	}
 	for name, change := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -51,6 +51,13 @@ type Pollable interface {
 	FD() int
 }
 
+// Burster is a port that takes all that waits with one system call: to ask it
+// for many frames where few wait costs nothing.
+type Burster interface {
+	// Burst marks the port; it does nothing.
+	Burst()
+}
+
 // Notifier is a port that says itself when it has something to read.
 type Notifier interface {
 	// Notify sets the function that the port calls, from any goroutine, when

@@ -71,7 +71,7 @@ func (h *harness) inMax() {
 
 // inBatchFull reads more bytes than a batch holds: the rest must wait.
 func (h *harness) inBatchFull() {
-	n := 2 * packet.ArenaSize / (h.mtu + packet.EthernetLen)
+	n := 2 * packet.FullSize / (h.mtu + packet.EthernetLen)
 	if h.mtu < 9000 {
 		n = 2 * packet.BatchSize
 	}
