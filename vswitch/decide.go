@@ -59,8 +59,8 @@ func (d *decider) source(b *packet.Batch, p *packet.Packet, info *PortInfo) Reas
 			return d.drop(UnknownMAC, "source", "the frame is not for this node", "", nil)
 		}
 	case PortUplink:
-		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Peer {
-			return d.drop(Spoofed, "source", "no peer owns {addr}", "", src)
+		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Peer && hop.Kind != fib.Host {
+			return d.drop(Spoofed, "source", "neither a peer nor the host owns {addr}", "", src)
 		}
 	default:
 		return d.drop(NotAttached, "source", "port {name} is closed", info.Name, nil)
@@ -90,7 +90,7 @@ func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
 		d.did("bridge", "{addr} is {name} on this node", hop.Name, &p.Tuple.Dst)
 		return hop, Forwarded
 	}
-	if hop.Kind == fib.Peer && p.In >= packet.PeerBase {
+	if (hop.Kind == fib.Peer || hop.Kind == fib.Host) && (p.In >= packet.PeerBase || p.In == hop.Port) {
 		// From one peer to another: the ranges are not ours, and a loop would follow.
 		return nil, d.drop(NoRoute, "route", "{addr} is not on this node", "", &p.Tuple.Dst)
 	}
@@ -102,6 +102,7 @@ func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
 var routeWords = [...]string{
 	fib.Pod:  "{addr} is {name} on this node",
 	fib.Peer: "{addr} is behind {name}",
+	fib.Host: "{addr} is the host's own",
 }
 
 // fill writes what the packets of the flow need on their way to hop.

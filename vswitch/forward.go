@@ -46,7 +46,7 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 	}()
 	gateway := w.tables.GatewayMAC
 	overlay := info.Kind == PortOverlay
-	if overlay {
+	if overlay || info.Kind == PortUplink {
 		gateway = w.tables.VTEPMAC
 	}
 	var bytes, packets uint64

@@ -16,8 +16,9 @@ const (
 	PortPod
 	// PortOverlay is the VXLAN link; packets carry the peer they came from.
 	PortOverlay
-	// PortUplink is an interface to the other nodes without encapsulation
-	// (mode direct). Sources must lie in some peer's ranges.
+	// PortUplink is an L3 device to this node's kernel, which routes to the
+	// other nodes without encapsulation (mode direct). All it delivers is for
+	// the switch; sources must lie in some peer's ranges, or be the host's.
 	PortUplink
 )
 

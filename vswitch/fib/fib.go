@@ -31,9 +31,11 @@ const (
 	Peer
 	// Blackhole drops silently.
 	Blackhole
+	// Host is this node's own kernel, behind the uplink in direct mode.
+	Host
 )
 
-var kindNames = [...]string{"unreachable", "pod", "local", "peer", "blackhole"}
+var kindNames = [...]string{"unreachable", "pod", "local", "peer", "blackhole", "host"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
