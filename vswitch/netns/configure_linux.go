@@ -35,11 +35,24 @@ func configure(l Link) error {
 	if err := openUnprivileged(); err != nil {
 		return err
 	}
+	return setLink(l)
+}
+
+// SetLink is Configure for a link in a namespace that is not a pod's: nothing
+// but l is touched.
+func SetLink(l Link) error {
+	if err := setLink(l); err != nil {
+		return fmt.Errorf("configure %s: %w", l.Name, err)
+	}
+	return nil
+}
+
+func setLink(l Link) error {
 	link, err := netlink.LinkByName(l.Name)
 	if err != nil {
 		return err
 	}
-	wants6 := slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	wants6 := l.IPv6 || slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 	if err := prepareIPv6(l.Name, wants6); err != nil {
 		return err
 	}
@@ -136,7 +149,7 @@ func setAddrs(link netlink.Link, addrs []netip.Prefix, linkLocal bool) error {
 func setGateways(link netlink.Link, gws []netip.Addr) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		i := slices.IndexFunc(gws, func(a netip.Addr) bool { return a.Is4() == (family == netlink.FAMILY_V4) })
-		routes, err := routeList(link, family)
+		routes, err := listRoutes(family, &netlink.Route{LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_OIF)
 		if err != nil {
 			return err
 		}
@@ -177,7 +190,7 @@ func prefixFromIPNet(n *net.IPNet) netip.Prefix {
 	return netip.PrefixFrom(a.Unmap(), ones)
 }
 
-// addrList and routeList ask again when the table changed under the dump.
+// addrList asks again when the table changed under the dump.
 func addrList(link netlink.Link) (as []netlink.Addr, err error) {
 	for range 10 {
 		if as, err = netlink.AddrList(link, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
@@ -188,16 +201,4 @@ func addrList(link netlink.Link) (as []netlink.Addr, err error) {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	return as, nil
-}
-
-func routeList(link netlink.Link, family int) (rs []netlink.Route, err error) {
-	for range 10 {
-		if rs, err = netlink.RouteList(link, family); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	return rs, nil
 }

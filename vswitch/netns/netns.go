@@ -25,9 +25,37 @@ type Link struct {
 	// Gateways are the next hops of the default routes, at most one a family.
 	// They need not lie in a prefix of Addrs.
 	Gateways []netip.Addr
+	// IPv6 switches IPv6 on for a link without an IPv6 address of its own; one
+	// in Addrs does so, too.
+	IPv6 bool
 	// GSOMaxSegs and GSOMaxSize bound the superpackets that the pod's kernel
 	// makes, in segments and in bytes; 0 leaves the kernel's bound.
 	GSOMaxSegs, GSOMaxSize int
 	// TxQueueLen is the length of the device's queue in packets; 0 leaves it.
 	TxQueueLen int
+}
+
+// Route is a route of the host to some range.
+type Route struct {
+	// Dst is the range.
+	Dst netip.Prefix
+	// Via is the next hop; it may be of the other family. The zero value: the
+	// range is on the link.
+	Via netip.Addr
+	// Dev is the link. It may be empty where there is a next hop.
+	Dev string
+	// Source is the address that the host prefers to speak with, one of its
+	// own. The zero value leaves the choice to the kernel.
+	Source netip.Addr
+}
+
+func (r Route) String() string {
+	s := r.Dst.String()
+	if r.Via.IsValid() {
+		s += " via " + r.Via.String()
+	}
+	if r.Dev != "" {
+		s += " dev " + r.Dev
+	}
+	return s
 }

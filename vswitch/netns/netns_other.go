@@ -20,3 +20,15 @@ func Do(path string, f func() error) error { return errLinux }
 
 // Configure is not supported on this system.
 func Configure(l Link) error { return errLinux }
+
+// SetLink is not supported on this system.
+func SetLink(l Link) error { return errLinux }
+
+// SyncRoutes is not supported on this system.
+func SyncRoutes(proto int, want []Route) error { return errLinux }
+
+// MayRoute is not supported on this system.
+func MayRoute() error { return errLinux }
+
+// Forwards is not supported on this system.
+func Forwards(v6 bool) error { return errLinux }
