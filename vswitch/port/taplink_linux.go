@@ -172,6 +172,10 @@ func tunSetIff(fd int, name string, flags uint16) error {
 		return err
 	}
 	ifr.SetUint16(flags)
+	kind := "TAP"
+	if flags&unix.IFF_TUN != 0 {
+		kind = "TUN"
+	}
 	err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
 	switch {
 	case err == nil:
@@ -179,7 +183,7 @@ func tunSetIff(fd int, name string, flags uint16) error {
 	case errors.Is(err, unix.EBUSY):
 		return fmt.Errorf("attach: %w: another process holds the device; end it, or choose another name", err)
 	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("attach: %w: an interface of that name exists and is no single-queue TAP; delete it, or choose another name", err)
+		return fmt.Errorf("attach: %w: an interface of that name exists and is no single-queue %s; delete it, or choose another name", err, kind)
 	case errors.Is(err, unix.EPERM):
 		return errNotAdmin
 	}

@@ -17,7 +17,10 @@ import (
 
 // TUNConfig describes a TUN device.
 type TUNConfig struct {
-	// Name of the device. Empty: the system's choice. macOS wants utunN.
+	// Name of the device. Empty: the system's choice. macOS wants utunN. On Linux
+	// a device of that name that exists, persistent and not open elsewhere, is
+	// taken over, by its owner even without CAP_NET_ADMIN; it stays when the
+	// port is closed.
 	Name string
 	// MTU in bytes; 0 is 1500.
 	MTU int
@@ -60,7 +63,7 @@ func OpenTUN(cfg TUNConfig) (*TUN, error) {
 			name = "tun"
 		}
 	}
-	dev, err := tun.CreateTUN(name, cfg.MTU)
+	dev, err := createTUN(name, cfg.MTU)
 	if err != nil {
 		return nil, fmt.Errorf("tun %s: %w", cfg.Name, err)
 	}
@@ -93,7 +96,7 @@ func NewTUN(dev tun.Device, cfg TUNConfig) *TUN {
 // Name returns the device's name.
 func (t *TUN) Name() string { return t.name }
 
-// Close closes the device, which disappears.
+// Close closes the device, which disappears unless it is persistent.
 func (t *TUN) Close() error {
 	t.end(true)
 	return t.dev.Close()
