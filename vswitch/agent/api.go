@@ -95,16 +95,16 @@ type NodeStatus struct {
 	Underlay  netip.AddrPort    `json:"underlay"`
 	VTEPMAC   string            `json:"vtepMAC"`
 	Pods      int               `json:"pods"`
-	// Overlay traffic with this peer.
+	// Overlay traffic with this peer; in mode direct only the kernels know it.
 	Counters *Counters `json:"counters,omitempty"`
 }
 
 // Route is a row of the forwarding table.
 type Route struct {
 	Prefix netip.Prefix `json:"prefix"`
-	Kind   string       `json:"kind"`          // "pod", "gateway", "node", "peer", "blackhole"
+	Kind   string       `json:"kind"`          // "pod", "local", "peer", "host", "unreachable", "blackhole"
 	To     string       `json:"to"`            // the pod's or node's name
-	Via    string       `json:"via,omitempty"` // the peer's VTEP
+	Via    string       `json:"via,omitempty"` // the peer's VTEP, or the host's next hop in mode direct
 	Port   string       `json:"port,omitempty"`
 	MTU    int          `json:"mtu,omitempty"`
 }

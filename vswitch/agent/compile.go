@@ -47,6 +47,10 @@ type Self struct {
 	GatewayMAC, VTEPMAC [6]byte
 	PodCIDRs            []netip.Prefix
 	Addresses           []netip.Addr
+	// Uplink is the port behind which the host has Addresses, and UplinkMTU what
+	// the way there takes; 0: they are the switch's own.
+	Uplink    uint16
+	UplinkMTU int
 }
 
 // Publish returns the world for Switch.Publish. It must not be changed; the
@@ -70,7 +74,7 @@ func (c *Compiler) own() {
 func (c *Compiler) SetSelf(s Self) {
 	t := &c.next
 	for prefix, hop := range t.Routes.All() {
-		if hop.Kind == fib.Local || hop.Kind == fib.Unreachable {
+		if hop.Kind == fib.Local || hop.Kind == fib.Unreachable || hop.Kind == fib.Host {
 			t.Routes = t.Routes.Delete(prefix)
 		}
 	}
@@ -91,18 +95,18 @@ func (c *Compiler) SetSelf(s Self) {
 			t.Gateway6 = packet.AddrFrom(gw)
 		}
 	}
+	own := local
+	if s.Uplink != 0 {
+		own = &fib.Hop{Kind: fib.Host, Port: s.Uplink, MTU: uint16(s.UplinkMTU), Name: s.Name}
+	}
 	for _, a := range s.Addresses {
-		t.Routes = t.Routes.Insert(host(a), local)
+		t.Routes = t.Routes.Insert(host(a), own)
 	}
 }
 
 // SetOverlay tells which port is the overlay's or uplink's.
 func (c *Compiler) SetOverlay(port uint16, kind vswitch.PortKind, mtu int) {
-	name := "overlay"
-	if kind == vswitch.PortUplink {
-		name = "uplink"
-	}
-	c.setPort(port, &vswitch.PortInfo{Kind: kind, Name: name, MTU: uint16(mtu)})
+	c.setPort(port, &vswitch.PortInfo{Kind: kind, Name: linkName(kind), MTU: uint16(mtu)})
 }
 
 func (c *Compiler) setPort(id uint16, info *vswitch.PortInfo) {

@@ -104,3 +104,32 @@ func TestCompileMove(t *testing.T) {
 		t.Errorf("got\n%s", got)
 	}
 }
+
+// TestCompileDirect: in mode direct the node's addresses are its host's, behind
+// the uplink.
+func TestCompileDirect(t *testing.T) {
+	c := new(Compiler)
+	c.SetOverlay(1, vswitch.PortUplink, 1500)
+	s := testSelf
+	s.Uplink, s.UplinkMTU = 1, 1500
+	s.Addresses = append(addrs("10.244.1.0"), s.Addresses...) // the host may have the node's address of the range
+	c.SetSelf(testSelf)
+	c.SetSelf(s) // and nothing is left of what was
+	c.SetNode(testNode)
+	const want = `
+port 1               uplink       00:00:00:00:00:00  mtu 1500  []
+peer 1               node2        02:00:00:00:00:02
+10.244.1.0/24        unreachable  node1  port 0  peer 0
+10.244.1.0/32        host         node1  port 1  peer 0
+10.244.1.1/32        local        node1  port 0  peer 0
+10.244.2.0/24        peer         node2  port 1  peer 1
+172.29.0.1/32        host         node1  port 1  peer 0
+172.29.0.2/32        peer         node2  port 1  peer 1
+fd00:10:244:1::/64   unreachable  node1  port 0  peer 0
+fd00:10:244:1::/128  local        node1  port 0  peer 0
+fd00:10:244:1::1/128 local        node1  port 0  peer 0
+`
+	if got := dump(c.Publish()); words(got) != words(want) {
+		t.Errorf("got\n%s\nwant%s", got, want)
+	}
+}

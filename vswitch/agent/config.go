@@ -36,6 +36,7 @@ type Config struct {
 	PodMTU int `json:"podMTU,omitempty"`
 
 	Overlay OverlayConfig `json:"overlay"`
+	Uplink  UplinkConfig  `json:"uplink"`
 	Gossip  GossipConfig  `json:"gossip"`
 
 	// MaxFlows bounds connection tracking.
@@ -52,7 +53,7 @@ type OverlayConfig struct {
 	// Mode is "vxlan" or "direct" (no encapsulation, through a TUN uplink).
 	Mode string `json:"mode"`
 	// Listen is the underlay address and UDP port of this node (8472 is what
-	// flannel uses). A port of 0 takes a free one.
+	// flannel uses). A port of 0 takes a free one; mode direct uses none.
 	Listen netip.AddrPort `json:"listen"`
 	// VNI is the VXLAN network identifier, 24 bits; flannel's is 1.
 	VNI uint32 `json:"vni"`
@@ -82,8 +83,9 @@ func Default() Config {
 		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00:10:244::/56")},
 		NodeMask4:    24,
 		NodeMask6:    64,
-		Overlay: OverlayConfig{Mode: "vxlan", VNI: 1, UnderlayMTU: 1500, Offload: true,
+		Overlay: OverlayConfig{Mode: modeVXLAN, VNI: 1, UnderlayMTU: 1500, Offload: true,
 			Listen: netip.MustParseAddrPort("127.0.0.1:8472")},
+		Uplink:        UplinkConfig{Device: "vswitch0", Routes: RoutesAll, RouteProtocol: 86},
 		Gossip:        GossipConfig{Listen: netip.MustParseAddrPort("127.0.0.1:7946")},
 		MaxFlows:      1 << 20,
 		Workers:       1,
@@ -149,16 +151,21 @@ func (c *Config) Validate() error {
 	if c.PodMTU != 0 && (c.PodMTU < 1280 || c.PodMTU > 65521) {
 		bad("podMTU", "%d is outside 1280..65521", c.PodMTU)
 	}
+	smallest := 1350 // what leaves IPv6 pods their 1280 inside of VXLAN
 	switch c.Overlay.Mode {
-	case "vxlan", "direct":
+	case modeVXLAN:
+		c.validateNoUplink(bad)
+	case modeDirect:
+		smallest = 1280
+		c.validateDirect(bad)
 	default:
-		bad("overlay.mode", "%q is not a mode; use vxlan or direct", c.Overlay.Mode)
+		bad("overlay.mode", "%q is not a mode; use %s or %s", c.Overlay.Mode, modeVXLAN, modeDirect)
 	}
 	if c.Overlay.VNI >= 1<<24 {
 		bad("overlay.vni", "%d does not fit 24 bits", c.Overlay.VNI)
 	}
-	if c.Overlay.UnderlayMTU < 1350 || c.Overlay.UnderlayMTU > 65535 {
-		bad("overlay.underlayMTU", "%d is outside 1350..65535", c.Overlay.UnderlayMTU)
+	if c.Overlay.UnderlayMTU < smallest || c.Overlay.UnderlayMTU > 65535 {
+		bad("overlay.underlayMTU", "%d is outside %d..65535", c.Overlay.UnderlayMTU, smallest)
 	}
 	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
 		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)

@@ -33,18 +33,22 @@ type Node struct {
 
 	sw     *vswitch.Switch
 	conns  *nat.Table
-	link   *overlay.Link
+	link   link
 	gossip *gossip.Gossip
-	uplink uint16 // port id of the overlay
+	uplink uint16 // port id of the link
 
-	mu       sync.Mutex // guards what follows
-	compiler Compiler
-	pools    []*pool
-	pods     map[string]*attachedPod // by namespace/name
-	peers    map[string]*peer        // by node name
-	problems []string
-	refuse   string // why pods cannot be attached; empty if they can
+	mu        sync.Mutex // guards what follows
+	compiler  Compiler
+	pools     []*pool
+	pods      map[string]*attachedPod // by namespace/name
+	peers     map[string]*peer        // by node name
+	problems  []string
+	strangers []string // problems with nodes that cannot be peers
+	refuse    string   // why pods cannot be attached; empty if they can
 }
+
+// tendEvery is how often the node repairs what it needs of the system.
+const tendEvery = 10 * time.Second
 
 // peer is another node in use: its place in the overlay and in the tables.
 type peer struct {
@@ -94,7 +98,7 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	return n, nil
 }
 
-// startSwitch opens the connection table, the overlay and the switch.
+// startSwitch opens the connection table, the switch and its link.
 func (n *Node) startSwitch() error {
 	conns, warning, err := openConns(n.cfg, n.log)
 	if err != nil {
@@ -109,16 +113,7 @@ func (n *Node) startSwitch() error {
 	}); err != nil {
 		return err
 	}
-	if n.link, err = overlay.Listen(overlay.Config{
-		Local: n.cfg.Overlay.Listen, VNI: n.cfg.Overlay.VNI, MTU: n.innerMTU(), Offload: n.cfg.Overlay.Offload,
-	}); err != nil {
-		return fmt.Errorf("overlay: %w", err)
-	}
-	if n.uplink, err = n.sw.Attach("overlay", n.link); err != nil {
-		return err
-	}
-	n.compiler.SetOverlay(n.uplink, vswitch.PortOverlay, n.innerMTU())
-	return nil
+	return n.startLink()
 }
 
 func (n *Node) startGossip(saved state) error {
@@ -132,7 +127,7 @@ func (n *Node) startGossip(saved state) error {
 		cfg.Timing = gossip.Local()
 	}
 	cfg.Self = gossip.Facts{
-		Labels: n.cfg.Labels, Addresses: n.cfg.Addresses, Underlay: n.link.LocalAddr(), VTEPMAC: n.vtepMAC(),
+		Labels: n.cfg.Labels, Addresses: n.cfg.Addresses, Underlay: n.link.underlay(), VTEPMAC: n.mac("vtep"),
 	}
 	var err error
 	if n.gossip, err = gossip.Start(cfg); err != nil {
@@ -152,12 +147,16 @@ func (n *Node) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = n.sw.Run(ctx) })
 	wg.Go(func() {
+		again := time.NewTicker(tendEvery)
+		defer again.Stop()
 		for ctx.Err() == nil {
 			changed := n.gossip.Changes() // before the snapshot, so that nothing is missed
 			n.sync(n.gossip.Snapshot())
 			select {
 			case <-ctx.Done():
 			case <-changed:
+			case <-again.C:
+				n.tend()
 			}
 		}
 	})
@@ -204,21 +203,21 @@ func (n *Node) problem(text string) {
 }
 
 // innerMTU is the largest IP packet that fits the overlay.
-func (n *Node) innerMTU() int {
-	return overlay.InnerMTU(n.cfg.Overlay.Listen.Addr(), n.cfg.Overlay.UnderlayMTU)
+func innerMTU(c *Config) int {
+	return overlay.InnerMTU(c.Overlay.Listen.Addr(), c.Overlay.UnderlayMTU)
 }
 
 func (n *Node) podMTU() int {
 	if n.cfg.PodMTU != 0 {
 		return n.cfg.PodMTU
 	}
-	return n.innerMTU()
+	return n.cfg.linkMTU()
 }
 
-// vtepMAC is derived from the names, so that it is the same after a restart,
-// and with a lost state directory.
-func (n *Node) vtepMAC() (mac [6]byte) {
-	sum := sha256.Sum256([]byte("vtep/" + n.cfg.Cluster + "/" + n.cfg.Name))
+// mac derives one of the node's own addresses from the names, so that it is the
+// same after a restart, and with a lost state directory.
+func (n *Node) mac(of string) (mac [6]byte) {
+	sum := sha256.Sum256([]byte(of + "/" + n.cfg.Cluster + "/" + n.cfg.Name))
 	copy(mac[:], sum[:])
 	mac[0] = mac[0]&^1 | 2 // unicast, locally administered
 	return mac
@@ -248,12 +247,16 @@ func (n *Node) setRanges(cidrs []netip.Prefix) {
 	for _, c := range cidrs {
 		n.pools = append(n.pools, newPool(c))
 	}
-	s := Self{Name: n.cfg.Name, VTEPMAC: n.vtepMAC(), PodCIDRs: cidrs, Addresses: n.cfg.Addresses}
+	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: cidrs, Addresses: n.cfg.Addresses}
+	if n.link.kind() == vswitch.PortUplink {
+		s.Addresses, s.Uplink, s.UplinkMTU = n.cfg.hostAddresses(), n.uplink, n.link.MTU()
+	}
 	if len(cidrs) > 0 {
 		s.GatewayMAC = MACOf(Gateway(cidrs[0]))
 	}
 	n.compiler.SetSelf(s)
 	n.sw.Publish(n.compiler.Publish())
+	n.link.follow(cidrs, n.peers)
 }
 
 // sync makes the tables follow what gossip knows: other nodes come, change
@@ -277,8 +280,13 @@ func (n *Node) sync(s *gossip.State) {
 	}
 	changed := false
 	alive := map[string]bool{}
+	n.strangers = nil
 	for _, node := range s.Nodes {
 		if node.State != gossip.Alive || !node.Underlay.IsValid() {
+			continue
+		}
+		if why := n.mixed(&node); why != "" {
+			n.strangers = append(n.strangers, why)
 			continue
 		}
 		alive[node.Name] = true
@@ -300,19 +308,32 @@ func (n *Node) sync(s *gossip.State) {
 	}
 	if changed {
 		n.sw.Publish(n.compiler.Publish())
+		n.link.follow(n.ranges(), n.peers)
 	}
 }
 
+// tend repairs what others may have taken from the link: a kernel drops routes
+// with the interface that they leave by.
+func (n *Node) tend() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.link.follow(n.ranges(), n.peers)
+}
+
 func (n *Node) addPeer(node gossip.Node) {
-	id, err := n.link.AddPeer(overlay.Peer{Name: node.Name, Addr: node.Underlay, SourcePorts: node.SourcePorts})
+	id, err := n.link.add(&node)
 	if err != nil {
 		n.log.Warn("cannot use a node as peer", "node", node.Name, "err", err)
 		return
 	}
 	p := &peer{Node: node, remote: RemoteNode{
-		Peer: id, Port: n.uplink, Name: node.Name, MAC: node.VTEPMAC, MTU: n.innerMTU(),
+		Peer: id, Port: n.uplink, Name: node.Name, MAC: node.VTEPMAC, MTU: n.link.MTU(),
 		PodCIDRs: node.PodCIDRs, Addresses: node.Addresses,
 	}}
+	if n.link.kind() == vswitch.PortUplink {
+		// What the peer's host says itself comes from there.
+		p.remote.Addresses = append(slices.Clone(node.Addresses), node.Underlay.Addr())
+	}
 	n.peers[node.Name] = p
 	n.compiler.SetNode(p.remote)
 	n.log.Info("node is reachable", "node", node.Name, "vtep", node.Underlay, "podCIDRs", node.PodCIDRs)
@@ -320,7 +341,7 @@ func (n *Node) addPeer(node gossip.Node) {
 
 func (n *Node) dropPeer(p *peer) {
 	n.compiler.DeleteNode(p.remote)
-	n.link.RemovePeer(p.remote.Peer)
+	n.link.remove(p.remote.Peer)
 	delete(n.peers, p.Name)
 	n.log.Info("node is gone", "node", p.Name)
 }

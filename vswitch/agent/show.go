@@ -23,23 +23,22 @@ func (n *Node) Status() Status {
 	s := Status{
 		Name: n.cfg.Name, Version: Version, PID: os.Getpid(), Started: n.started,
 		Ready: len(n.pools) > 0 && n.refuse == "", Problems: slices.Clone(n.problems),
-		Underlay: n.link.LocalAddr(), Gossip: g.Self.Gossip, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
+		Underlay: n.link.underlay(), Gossip: g.Self.Gossip, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
 	}
-	s.Problems = append(s.Problems, g.Problems...)
+	s.Problems = slices.Concat(s.Problems, n.strangers, n.link.problems(), g.Problems)
 	return s
 }
 
 // Nodes lists the nodes that this one knows, itself first.
 func (n *Node) Nodes() []NodeStatus {
 	g := n.gossip.Snapshot()
-	traffic := n.link.Peers()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	self := NodeStatus{
 		Name: n.cfg.Name, State: "self", Labels: n.cfg.Labels, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
-		Underlay: n.link.LocalAddr(), VTEPMAC: macString(n.vtepMAC()), Pods: len(n.pods),
+		Underlay: n.link.underlay(), VTEPMAC: macString(n.mac("vtep")), Pods: len(n.pods),
 	}
 	var others []NodeStatus
 	for _, node := range g.Nodes {
@@ -47,10 +46,8 @@ func (n *Node) Nodes() []NodeStatus {
 			Name: node.Name, State: node.State.String(), Labels: node.Labels, Addresses: node.Addresses,
 			PodCIDRs: node.PodCIDRs, Underlay: node.Underlay, VTEPMAC: macString(node.VTEPMAC), Pods: len(node.Pods),
 		}
-		for _, p := range traffic {
-			if p.Name == node.Name {
-				s.Counters = &Counters{RxPackets: p.RxPackets, RxBytes: p.RxBytes, TxPackets: p.TxPackets, TxBytes: p.TxBytes}
-			}
+		if p := n.peers[node.Name]; p != nil {
+			s.Counters = n.link.traffic(p.remote.Peer)
 		}
 		others = append(others, s)
 	}
@@ -64,18 +61,15 @@ func (n *Node) Routes() []Route {
 	var out []Route
 	for prefix, hop := range t.Routes.All() {
 		r := Route{Prefix: prefix, Kind: hop.Kind.String(), To: hop.Name, MTU: int(hop.MTU)}
-		switch hop.Kind {
-		case fib.Pod:
-			if info := t.Port(hop.Port); info != nil {
-				r.Port = info.Name
-			}
-		case fib.Peer:
+		if info := t.Port(hop.Port); info != nil {
+			r.Port = info.Name
+		}
+		if hop.Kind == fib.Peer {
 			n.mu.Lock()
 			if p := n.peers[hop.Name]; p != nil {
-				r.Via = p.Underlay.String()
+				r.Via = n.link.via(p, prefix)
 			}
 			n.mu.Unlock()
-			r.Port = "overlay"
 		}
 		out = append(out, r)
 	}

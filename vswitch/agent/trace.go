@@ -14,7 +14,7 @@ import (
 type TraceRequest struct {
 	// From is the pod that sends it ("shop/web-1"), or, with Peer set, empty.
 	From string `json:"from,omitempty"`
-	// Peer is the node that the packet comes from over the overlay.
+	// Peer is the node that the packet comes from.
 	Peer string `json:"peer,omitempty"`
 
 	Source      netip.AddrPort `json:"source"` // the zero address: the pod's own of the family
@@ -90,6 +90,9 @@ func (n *Node) entry(r TraceRequest) (in uint16, mac [6]byte, src netip.AddrPort
 		p := n.peers[r.Peer]
 		if p == nil {
 			return 0, mac, src, fmt.Errorf("%w: node %s is not a peer of %s", ErrBadRequest, r.Peer, n.cfg.Name)
+		}
+		if n.link.kind() == vswitch.PortUplink {
+			return n.uplink, p.VTEPMAC, src, nil
 		}
 		return packet.PeerBase | p.remote.Peer, p.VTEPMAC, src, nil
 	}
