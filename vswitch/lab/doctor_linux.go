@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"vswitch/vswitch/netns"
 )
 
 const tunDevice = "/dev/net/tun"
@@ -36,6 +38,7 @@ func Doctor() []Check {
 		idCheck(),
 		loopbackCheck(),
 		runtimeDirCheck(),
+		directCheck(),
 	}
 	return checks
 }
@@ -227,6 +230,24 @@ func runtimeDirCheck() Check {
 	}
 	if longest := filepath.Join(base, strings.Repeat("n", 40), nodesDir, strings.Repeat("n", 21), "node.sock"); len(longest) > 107 {
 		c.Detail += ": its path is long; names of clusters and nodes must be short"
+	}
+	return c
+}
+
+// directCheck tells whether a node on this host could go without encapsulation.
+// Clusters of one machine never do.
+func directCheck() Check {
+	c := Check{Name: "mode direct", OK: true, Detail: "'vswitch node' may make routes, and this host forwards"}
+	if err := netns.MayRoute(); err != nil {
+		return Check{Name: c.Name, Detail: err.Error() + ": 'vswitch node' needs overlay.mode vxlan here",
+			Fix: "only for overlay.mode direct: run the node as root, or run 'sudo setcap cap_net_admin+ep' on its binary"}
+	}
+	for _, v6 := range []bool{false, true} {
+		if err := netns.Forwards(v6); err != nil {
+			name, fix, _ := strings.Cut(err.Error(), ": ")
+			return Check{Name: c.Name, Detail: name + ", so this host passes no packets between pods and other nodes",
+				Fix: "only for overlay.mode direct: " + fix}
+		}
 	}
 	return c
 }
