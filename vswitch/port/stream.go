@@ -16,6 +16,9 @@ type StreamConfig struct {
 	Path string
 	// MTU in bytes of the machine's interface; 0 is 1500.
 	MTU int
+	// Redial makes DialStream connect again, that often, when the machine is not
+	// there yet or any more. 0: the port ends with the connection.
+	Redial time.Duration
 }
 
 // Stream is a unix stream socket that carries frames as QEMU's
@@ -23,11 +26,13 @@ type StreamConfig struct {
 // complete; the machine is offered no offloads.
 type Stream struct {
 	pump
+	cfg      StreamConfig
 	listener net.Listener // nil: we connected
 
 	mu   sync.Mutex
 	conn net.Conn // nil: nobody is there
 	done bool
+	quit chan struct{} // closed with done
 }
 
 // ListenStream waits at cfg.Path for a machine (QEMU with server=off). When the
@@ -41,7 +46,7 @@ func ListenStream(cfg StreamConfig) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stream port: %w", err)
 	}
-	s := &Stream{listener: l}
+	s := &Stream{cfg: cfg, listener: l, quit: make(chan struct{})}
 	s.init(cfg.MTU)
 	go s.accept()
 	go s.send()
@@ -49,17 +54,39 @@ func ListenStream(cfg StreamConfig) (*Stream, error) {
 }
 
 // DialStream connects to a machine that listens at cfg.Path (QEMU with
-// server=on). The port dies with the connection.
+// server=on). Without Redial, the machine must be there, and the port dies with
+// the connection.
 func DialStream(cfg StreamConfig) (*Stream, error) {
 	c, err := net.Dial("unix", cfg.Path)
-	if err != nil {
+	if err != nil && cfg.Redial == 0 {
 		return nil, fmt.Errorf("stream port: %w", err)
 	}
-	s := &Stream{}
+	s := &Stream{cfg: cfg, quit: make(chan struct{})}
 	s.init(cfg.MTU)
-	s.connected(c)
+	if err == nil {
+		s.connected(c)
+	} else {
+		go s.redial()
+	}
 	go s.send()
 	return s, nil
+}
+
+// redial connects again, as soon as the machine is there.
+func (s *Stream) redial() {
+	again := time.NewTicker(s.cfg.Redial)
+	defer again.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case <-again.C:
+		}
+		if c, err := net.Dial("unix", s.cfg.Path); err == nil {
+			s.connected(c)
+			return
+		}
+	}
 }
 
 // Close ends the port and its connection, and removes a socket it listened on.
@@ -67,7 +94,10 @@ func (s *Stream) Close() error {
 	s.end(true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.done = true
+	if !s.done {
+		s.done = true
+		close(s.quit)
+	}
 	if s.listener != nil {
 		s.listener.Close()
 	}
@@ -117,11 +147,14 @@ func (s *Stream) lost(c net.Conn) {
 		return // a newer one has taken its place
 	}
 	s.conn = nil
-	if s.listener == nil {
+	if s.listener == nil && s.cfg.Redial == 0 {
 		s.end(false)
 		return
 	}
 	s.disconnected()
+	if s.listener == nil && !s.done {
+		go s.redial()
+	}
 }
 
 func (s *Stream) receive(c net.Conn) {

@@ -209,3 +209,36 @@ func TestStreamPath(t *testing.T) {
 	}
 	third.Close()
 }
+
+// TestStreamRedial: a machine that listens may come late, go, and come back.
+func TestStreamRedial(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vm.sock")
+	p, err := port.DialStream(port.StreamConfig{Path: path, Redial: time.Millisecond})
+	if err != nil {
+		t.Fatalf("a machine that is not there yet: %v", err)
+	}
+	defer p.Close()
+	for range 2 {
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.Accept()
+		l.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		greet(t, p, &streamPeer{Conn: c, caps: streamCaps})
+		c.Close()
+	}
+	p.Close()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.(*net.UnixListener).SetDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := l.Accept(); err == nil {
+		t.Error("a closed port connected")
+	}
+}
