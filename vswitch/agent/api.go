@@ -27,11 +27,22 @@ type PodRequest struct {
 	Name      string            `json:"name"`
 	UID       string            `json:"uid"`
 	Labels    map[string]string `json:"labels,omitempty"`
+	// Kind says what the pod's port is (PortTAP and so on); empty is PortTAP.
+	Kind string `json:"kind,omitempty"`
 	// NetNS is the path of the pod's network namespace, which must be open to
-	// the node for as long as the pod is attached.
-	NetNS string `json:"netns"`
-	// Interface is the name of the pod's interface, eth0 if empty.
+	// the node for as long as the pod is attached. For devices, on Linux.
+	NetNS string `json:"netns,omitempty"`
+	// Interface is the name of the pod's interface, eth0 if empty. For devices.
 	Interface string `json:"interface,omitempty"`
+	// Socket is the absolute path of the unix socket that a machine is at, and
+	// Connect makes the node connect to it instead of listening. Of a datagram
+	// port it is the node's socket, and Remote that of the machine; without
+	// Remote, whoever sends first is the machine.
+	Socket  string `json:"socket,omitempty"`
+	Connect bool   `json:"connect,omitempty"`
+	Remote  string `json:"remote,omitempty"`
+	// MAC of the pod; empty: one that is made from its first address.
+	MAC string `json:"mac,omitempty"`
 	// IPs asks for particular addresses of the node's CIDRs; empty lets the
 	// node choose.
 	IPs []netip.Addr `json:"ips,omitempty"`
@@ -48,12 +59,18 @@ type PodStatus struct {
 	Node      string            `json:"node"`
 	IPs       []netip.Addr      `json:"ips"`
 	// Local pods only.
-	MAC       string       `json:"mac,omitempty"`
-	Interface string       `json:"interface,omitempty"`
-	NetNS     string       `json:"netns,omitempty"`
-	MTU       int          `json:"mtu,omitempty"`
-	Gateways  []netip.Addr `json:"gateways,omitempty"`
-	Counters  *Counters    `json:"counters,omitempty"`
+	Kind      string `json:"kind,omitempty"`
+	MAC       string `json:"mac,omitempty"`
+	Interface string `json:"interface,omitempty"`
+	NetNS     string `json:"netns,omitempty"`
+	Socket    string `json:"socket,omitempty"`
+	Connect   bool   `json:"connect,omitempty"`
+	Remote    string `json:"remote,omitempty"`
+	MTU       int    `json:"mtu,omitempty"`
+	// Configured: the node's own configuration has it (ports), nobody asked.
+	Configured bool         `json:"configured,omitempty"`
+	Gateways   []netip.Addr `json:"gateways,omitempty"`
+	Counters   *Counters    `json:"counters,omitempty"`
 }
 
 // Counters of a port, from the switch's point of view: Rx is what the port

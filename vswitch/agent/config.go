@@ -39,6 +39,9 @@ type Config struct {
 	Uplink  UplinkConfig  `json:"uplink"`
 	Gossip  GossipConfig  `json:"gossip"`
 
+	// Ports are pods that the node attaches by itself.
+	Ports []PortConfig `json:"ports,omitempty"`
+
 	// MaxFlows bounds connection tracking.
 	MaxFlows int `json:"maxFlows"`
 	// Workers is the number of packet threads.
@@ -167,6 +170,7 @@ func (c *Config) Validate() error {
 	if c.Overlay.UnderlayMTU < smallest || c.Overlay.UnderlayMTU > 65535 {
 		bad("overlay.underlayMTU", "%d is outside %d..65535", c.Overlay.UnderlayMTU, smallest)
 	}
+	c.validatePorts(bad)
 	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
 		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)
 	}

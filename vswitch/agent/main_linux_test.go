@@ -159,6 +159,9 @@ func startNode(t testing.TB, ns string, cfg Config, change ...func(*exec.Cmd)) *
 	t.Cleanup(func() {
 		p.Close()
 		p.stop(syscall.SIGKILL)
+		if strings.Contains(p.said(), "DATA RACE") {
+			t.Error("the node has a data race")
+		}
 		if t.Failed() {
 			t.Logf("node %s:\n%s", cfg.Name, p.said())
 		}

@@ -37,14 +37,16 @@ type Node struct {
 	gossip *gossip.Gossip
 	uplink uint16 // port id of the link
 
-	mu        sync.Mutex // guards what follows
-	compiler  Compiler
-	pools     []*pool
-	pods      map[string]*attachedPod // by namespace/name
-	peers     map[string]*peer        // by node name
-	problems  []string
-	strangers []string // problems with nodes that cannot be peers
-	refuse    string   // why pods cannot be attached; empty if they can
+	mu           sync.Mutex // guards what follows
+	compiler     Compiler
+	pools        []*pool
+	pods         map[string]*attachedPod // by namespace/name
+	leases       map[string][]netip.Addr // of configured ports in the last run, by pod
+	portProblems map[string]string       // by pod
+	peers        map[string]*peer        // by node name
+	problems     []string
+	strangers    []string // problems with nodes that cannot be peers
+	refuse       string   // why pods cannot be attached; empty if they can
 }
 
 // tendEvery is how often the node repairs what it needs of the system.
@@ -68,7 +70,8 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{}}
+	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},
+		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -95,6 +98,7 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	n.setRanges(saved.PodCIDRs)
 	n.restore(saved)
 	n.sync(n.gossip.Snapshot())
+	n.attachPorts()
 	return n, nil
 }
 
@@ -152,6 +156,7 @@ func (n *Node) Run(ctx context.Context) error {
 		for ctx.Err() == nil {
 			changed := n.gossip.Changes() // before the snapshot, so that nothing is missed
 			n.sync(n.gossip.Snapshot())
+			n.attachPorts()
 			select {
 			case <-ctx.Done():
 			case <-changed:
@@ -251,12 +256,18 @@ func (n *Node) setRanges(cidrs []netip.Prefix) {
 	if n.link.kind() == vswitch.PortUplink {
 		s.Addresses, s.Uplink, s.UplinkMTU = n.cfg.hostAddresses(), n.uplink, n.link.MTU()
 	}
-	if len(cidrs) > 0 {
-		s.GatewayMAC = MACOf(Gateway(cidrs[0]))
-	}
+	s.GatewayMAC = n.gatewayMAC()
 	n.compiler.SetSelf(s)
 	n.sw.Publish(n.compiler.Publish())
 	n.link.follow(cidrs, n.peers)
+}
+
+// gatewayMAC is the switch's own address towards pods; zero without ranges.
+func (n *Node) gatewayMAC() (mac [6]byte) {
+	if len(n.pools) > 0 {
+		mac = MACOf(Gateway(n.pools[0].cidr))
+	}
+	return mac
 }
 
 // sync makes the tables follow what gossip knows: other nodes come, change

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -33,28 +34,33 @@ func (p *attachedPod) local() LocalPod {
 	return LocalPod{Port: p.id, Name: p.Namespace + "/" + p.Name, MAC: p.mac, IPs: p.IPs, MTU: p.MTU}
 }
 
-// AttachPod gives a pod its interface and addresses. Its port forwards nothing
+// AttachPod gives a pod its port and addresses. Its port forwards nothing
 // before the pod is in the published tables. Asking again for an attached pod
 // changes nothing and returns what it has.
 func (n *Node) AttachPod(r PodRequest) (PodStatus, error) {
-	if r.Namespace == "" || r.Name == "" || r.NetNS == "" {
-		return PodStatus{}, fmt.Errorf("%w: namespace, name and netns are needed", ErrBadRequest)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.attachPod(r, false)
+}
+
+// attachPod is AttachPod with mu held. A configured pod is not of the API.
+func (n *Node) attachPod(r PodRequest, configured bool) (PodStatus, error) {
+	if r.Namespace == "" || r.Name == "" {
+		return PodStatus{}, fmt.Errorf("%w: namespace and name are needed", ErrBadRequest)
 	}
-	if r.Interface == "" {
-		r.Interface = "eth0"
+	name := r.Namespace + "/" + r.Name
+	if err := r.check(runtime.GOOS); err != nil {
+		return PodStatus{}, fmt.Errorf("attach pod %s: %w: %w", name, ErrBadRequest, err)
 	}
 	if r.MTU == 0 {
 		r.MTU = n.podMTU()
 	}
-	if r.MTU < 1280 || r.MTU > 65521 {
-		return PodStatus{}, fmt.Errorf("%w: mtu %d is outside 1280..65521", ErrBadRequest, r.MTU)
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	name := r.Namespace + "/" + r.Name
 	if old := n.pods[name]; old != nil {
-		if old.UID == r.UID && old.NetNS == r.NetNS {
+		if old.same(&r) {
 			return old.PodStatus, nil
+		}
+		if old.Configured {
+			return PodStatus{}, fmt.Errorf("attach pod %s: %w: the node's configuration has a port of that name", name, ErrConflict)
 		}
 		// A new pod under an old name: the old one is gone, or would be told so.
 		n.detach(old)
@@ -67,8 +73,9 @@ func (n *Node) AttachPod(r PodRequest) (PodStatus, error) {
 		return PodStatus{}, fmt.Errorf("attach pod %s: %w", name, err)
 	}
 	p := &attachedPod{PodStatus: PodStatus{
-		Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels, Node: n.cfg.Name,
-		IPs: ips, Interface: r.Interface, NetNS: r.NetNS, MTU: r.MTU, Gateways: n.gateways(),
+		Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels, Node: n.cfg.Name, Kind: r.Kind,
+		IPs: ips, Interface: r.Interface, NetNS: r.NetNS, Socket: r.Socket, Connect: r.Connect, Remote: r.Remote,
+		MAC: r.MAC, MTU: r.MTU, Gateways: n.gateways(), Configured: configured,
 	}}
 	if err := n.attach(p); err != nil {
 		n.free(ips)
@@ -83,13 +90,20 @@ func (n *Node) AttachPod(r PodRequest) (PodStatus, error) {
 	return p.PodStatus, nil
 }
 
-// attach opens the pod's interface, makes it part of the tables, and only then
-// sets it up: nothing that the pod sends comes before its place in the world.
-// Called with mu held.
+// attach opens the pod's port, makes it part of the tables, and only then sets
+// it up: nothing that the pod sends comes before its place in the world. Called
+// with mu held.
 func (n *Node) attach(p *attachedPod) (err error) {
-	p.mac = MACOf(p.IPs[0])
-	p.MAC = macString(p.mac)
-	if p.port, err = n.openPort(&p.PodStatus); err != nil {
+	if p.MAC == "" {
+		p.MAC = macString(MACOf(p.IPs[0]))
+	}
+	if p.mac, err = parseMAC(p.MAC); err != nil {
+		return err
+	}
+	if err := n.claim(p); err != nil {
+		return err
+	}
+	if p.port, err = n.openPort(p); err != nil {
 		return err
 	}
 	name := p.Namespace + "/" + p.Name
@@ -99,7 +113,7 @@ func (n *Node) attach(p *attachedPod) (err error) {
 	}
 	n.compiler.SetPod(p.local())
 	n.sw.Publish(n.compiler.Publish())
-	if err := n.configure(&p.PodStatus, p.mac); err != nil {
+	if err := n.configure(p); err != nil {
 		n.unplug(p)
 		return err
 	}
@@ -202,7 +216,14 @@ func (n *Node) restore(s state) {
 	}
 	for _, st := range s.Pods {
 		name := st.Namespace + "/" + st.Name
+		if st.Configured {
+			n.leases[name] = st.IPs
+			continue
+		}
 		p := &attachedPod{PodStatus: st}
+		if p.Kind == "" { // as older versions wrote it
+			p.Kind = PortTAP
+		}
 		ips, err := n.addresses(name, st.IPs)
 		if err == nil {
 			if err = n.attach(p); err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -27,7 +28,7 @@ func (n *Node) Status() Status {
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
 	}
-	s.Problems = slices.Concat(s.Problems, n.strangers, n.link.problems(), g.Problems)
+	s.Problems = slices.Concat(s.Problems, slices.Sorted(maps.Values(n.portProblems)), n.strangers, n.link.problems(), g.Problems)
 	return s
 }
 

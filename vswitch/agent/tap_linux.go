@@ -8,25 +8,25 @@ import (
 	"vswitch/vswitch/port"
 )
 
-// openPort creates or finds again the pod's TAP in its namespace. The TAP
-// outlives this process, so that a pod keeps its interface while its node
-// restarts.
-func (n *Node) openPort(p *PodStatus) (port.Port, error) {
-	var tap *port.TAP
-	err := netns.Do(p.NetNS, func() (err error) {
-		tap, err = port.OpenTAP(port.TAPConfig{Name: p.Interface, MTU: p.MTU, Persist: true})
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("interface %s in %s: %w", p.Interface, p.NetNS, err)
-	}
-	return tap, nil
+// inNamespace runs f in the pod's network namespace.
+func inNamespace(path string, f func() error) error { return netns.Do(path, f) }
+
+// openTAP creates or finds again the pod's TAP. It outlives this process, so
+// that a pod keeps its interface while its node restarts.
+func openTAP(p *PodStatus) (port.Port, error) {
+	return opened(port.OpenTAP(port.TAPConfig{Name: p.Interface, MTU: p.MTU, Persist: true}))
 }
 
 // configure gives the pod's interface its addresses and routes, and sets it up.
-func (n *Node) configure(p *PodStatus, mac [6]byte) error {
-	link := netns.Link{Name: p.Interface, MAC: mac, MTU: p.MTU, Gateways: p.Gateways, TxQueueLen: 2000}
-	if p.MTU <= 1500 {
+// A machine does that itself.
+func (n *Node) configure(p *attachedPod) error {
+	if p.NetNS == "" {
+		return nil
+	}
+	link := netns.Link{Name: p.Interface, MAC: p.mac, MTU: p.MTU, Gateways: p.Gateways, TxQueueLen: 2000}
+	if p.Kind == PortTUN {
+		link.MAC = [6]byte{}
+	} else if p.MTU <= 1500 {
 		// One superpacket of the pod is then one send of the overlay.
 		link.GSOMaxSegs, link.GSOMaxSize = 44, 61600
 	}

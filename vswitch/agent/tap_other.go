@@ -3,15 +3,18 @@
 package agent
 
 import (
-	"errors"
+	"fmt"
 
 	"vswitch/vswitch/port"
 )
 
-// openPort fails: pods' namespaces exist on Linux only.
-func (n *Node) openPort(*PodStatus) (port.Port, error) {
-	return nil, errors.New("network namespaces exist on Linux only; on this system use in-process pods (vswitch demo --pods netstack)")
+// inNamespace runs f where the system has its only network.
+func inNamespace(_ string, f func() error) error { return f() }
+
+// openTAP is never reached: PodRequest.check knows what a system has.
+func openTAP(*PodStatus) (port.Port, error) {
+	return nil, fmt.Errorf("kind %s needs Linux", PortTAP)
 }
 
-// configure is never reached, as there is no port.
-func (n *Node) configure(*PodStatus, [6]byte) error { return nil }
+// configure does nothing: addresses and routes of a device are its user's work.
+func (n *Node) configure(*attachedPod) error { return nil }
