@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"vswitch/overlay"
 	"vswitch/overlay/gossip"
@@ -72,6 +73,17 @@ func (n *Node) mixed(o *gossip.Node) string {
 		other = modeDirect
 	}
 	return fmt.Sprintf("node %s is in mode %s and this node is not: no packets pass between them; give all nodes the same overlay.mode", o.Name, other)
+}
+
+// tendEvery is how often the node repairs what it needs of the system.
+const tendEvery = 10 * time.Second
+
+// tend repairs what others may have taken from the link: a kernel drops routes
+// with the interface that they leave by.
+func (n *Node) tend() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.link.follow(n.ranges(), n.peers)
 }
 
 // tunnel is the VXLAN overlay as a link.

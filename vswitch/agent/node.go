@@ -49,9 +49,6 @@ type Node struct {
 	refuse       string   // why pods cannot be attached; empty if they can
 }
 
-// tendEvery is how often the node repairs what it needs of the system.
-const tendEvery = 10 * time.Second
-
 // peer is another node in use: its place in the overlay and in the tables.
 type peer struct {
 	gossip.Node
@@ -321,14 +318,6 @@ func (n *Node) sync(s *gossip.State) {
 		n.sw.Publish(n.compiler.Publish())
 		n.link.follow(n.ranges(), n.peers)
 	}
-}
-
-// tend repairs what others may have taken from the link: a kernel drops routes
-// with the interface that they leave by.
-func (n *Node) tend() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.link.follow(n.ranges(), n.peers)
 }
 
 func (n *Node) addPeer(node gossip.Node) {
