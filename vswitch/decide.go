@@ -50,23 +50,46 @@ func (d *decider) source(b *packet.Batch, p *packet.Packet, info *PortInfo) Reas
 		if [6]byte(b.Buf[p.Off+6:]) != info.MAC || !info.owns(src) {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
+	case PortNode:
+		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Local {
+			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
+		}
 	case PortOverlay:
 		hop := d.tables.Routes.Lookup(src)
 		if hop == nil || hop.Kind != fib.Peer || hop.Peer != p.In-packet.PeerBase {
-			return d.drop(Spoofed, "source", "the peer does not own {addr}", "", src)
+			return d.drop(Spoofed, "source", "{name} does not own {addr}", d.peerName(p), src)
 		}
 		if p.Tuple.Flags&packet.Routed == 0 {
 			return d.drop(UnknownMAC, "source", "the frame is not for this node", "", nil)
 		}
+		d.did("source", "{name} speaks for {addr}", hop.Name, src)
+		return Forwarded
 	case PortUplink:
 		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Peer && hop.Kind != fib.Host {
 			return d.drop(Spoofed, "source", "neither a peer nor the host owns {addr}", "", src)
 		}
+	case PortOutside:
+		if hop := d.tables.Routes.Lookup(src); hop != nil {
+			return d.drop(Spoofed, "source", "{addr} belongs to the cluster, and came from outside", "", src)
+		}
+		if p.Tuple.Flags&packet.Routed == 0 {
+			return d.drop(UnknownMAC, "source", "the frame is not for this node", "", nil)
+		}
+		d.did("source", "{addr} is a client outside", "", src)
+		return Forwarded
 	default:
 		return d.drop(NotAttached, "source", "port {name} is closed", info.Name, nil)
 	}
 	d.did("source", "{name} speaks as {addr}", info.Name, src)
 	return Forwarded
+}
+
+// peerName returns the name of the peer that p came from.
+func (d *decider) peerName(p *packet.Packet) string {
+	if peer := d.tables.Peer(p.In); peer != nil {
+		return peer.Name
+	}
+	return "nobody known"
 }
 
 // route finds the next hop. Packets for the switch itself come back Answered.
@@ -77,7 +100,7 @@ func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
 	}
 	switch hop.Kind {
 	case fib.Local:
-		d.did("route", "{addr} is the switch itself", "", &p.Tuple.Dst)
+		d.did("route", "{addr} is {name} itself", hop.Name, &p.Tuple.Dst)
 		return hop, Answered
 	case fib.Blackhole:
 		return hop, d.drop(Blackholed, "route", "{addr} is a blackhole", "", &p.Tuple.Dst)

@@ -27,7 +27,8 @@
 //
 // decide (decide.go) is the only place that knows the order of things:
 //
-//  1. source: a pod speaks only as itself, a peer only for its ranges
+//  1. source: a pod speaks only as itself, the node too, a peer only for its
+//     ranges, a client outside as nobody of the cluster
 //  2. service: a service address becomes one of its backends
 //  3. egress: may the sender say this?
 //  4. route: a local pod, a peer node, the switch itself, or nowhere (package fib)
@@ -45,7 +46,8 @@
 // What the switch says itself, ARP and ND answers, ICMP errors, TCP resets,
 // echo replies of its gateway, is in reply.go. Why a packet died is a [Reason],
 // counted by port; nothing is logged for a packet. [Switch.Trace] runs decide
-// with a recorder: it explains with the code that forwards.
+// with a recorder: it explains with the code that forwards. Package trace asks
+// one node after the other that way.
 //
 // # Across nodes
 //

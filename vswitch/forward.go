@@ -44,11 +44,8 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 			w.recovered(r)
 		}
 	}()
-	gateway := w.tables.GatewayMAC
+	gateway := w.tables.gatewayMAC(info.Kind)
 	overlay := info.Kind == PortOverlay
-	if overlay || info.Kind == PortUplink {
-		gateway = w.tables.VTEPMAC
-	}
 	var bytes, packets uint64
 	ps := w.in.Packets
 	for ; w.cur < len(ps); w.cur++ {

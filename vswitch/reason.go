@@ -63,6 +63,16 @@ func (r Reason) String() string {
 	return "reason-?"
 }
 
+// Rejected reports whether the sender of a packet that dies for r is told, by an
+// ICMP error or a TCP reset. All other packets die in silence.
+func (r Reason) Rejected() bool {
+	switch r {
+	case NoRoute, TTLExpired, TooBig, NoListener:
+		return true
+	}
+	return false
+}
+
 // Reasons returns all reasons for which a packet can die.
 func Reasons() []Reason {
 	var rs []Reason

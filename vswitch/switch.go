@@ -37,12 +37,13 @@ type Config struct {
 // Switch is one node's data plane. Attach, Detach and Publish may be called
 // from any goroutine, also while Run runs.
 type Switch struct {
-	cfg    Config
-	conns  *nat.Table
-	tables atomic.Pointer[Tables]
-	ports  atomic.Pointer[[]*attached] // by id; replaced as a whole
-	drops  [numReasons]atomic.Uint64   // of packets that came in by no port that is still known
-	taps   taps
+	cfg     Config
+	conns   *nat.Table
+	tables  atomic.Pointer[Tables]
+	ports   atomic.Pointer[[]*attached] // by id; replaced as a whole
+	drops   [numReasons]atomic.Uint64   // of packets that came in by no port that is still known
+	taps    taps
+	tracing tracing
 
 	mu      sync.Mutex // guards what follows, and the writing of tables and ports
 	gen     uint32

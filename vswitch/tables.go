@@ -20,12 +20,17 @@ const (
 	// other nodes without encapsulation (mode direct). All it delivers is for
 	// the switch; sources must lie in some peer's ranges, or be the host's.
 	PortUplink
+	// PortNode is the node itself: it speaks as the node's own addresses.
+	PortNode
+	// PortOutside is where clients from outside the cluster come in. They may
+	// be anybody but a pod, a node or a service.
+	PortOutside
 )
 
 // PortInfo is what the world says of a port. It is immutable.
 type PortInfo struct {
 	Kind PortKind
-	// Name is the pod ("shop/web-1"), or "overlay" or "uplink".
+	// Name is the pod ("shop/web-1"), the node, or "overlay" or "uplink".
 	Name string
 	// MAC is the pod's.
 	MAC [6]byte
@@ -91,6 +96,15 @@ func (t *Tables) Peer(in uint16) *PeerInfo {
 		return t.Peers[id]
 	}
 	return nil
+}
+
+// gatewayMAC returns the MAC by which frames from a port of that kind reach the
+// switch itself.
+func (t *Tables) gatewayMAC(k PortKind) [6]byte {
+	if k == PortOverlay || k == PortUplink {
+		return t.VTEPMAC
+	}
+	return t.GatewayMAC
 }
 
 // gateway returns the address that the switch speaks with in the family of a.

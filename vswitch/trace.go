@@ -2,6 +2,7 @@ package vswitch
 
 import (
 	"strings"
+	"sync"
 	"time"
 
 	"vswitch/nat"
@@ -24,51 +25,93 @@ type Explanation struct {
 	Reason Reason
 	// Hop is where the packet goes next; nil if it dies here.
 	Hop *fib.Hop
+	// Tuple names the packet as it goes on or, if it does not, as it came.
+	Tuple packet.Tuple
+	// Frame is the packet as it goes on; nil if it does not.
+	Frame []byte
 }
 
-// Trace explains a frame that came in by a port or a peer (packet.Packet.In),
-// with the code that forwards, and without sending or remembering anything.
+// tracing is the memory that traces work in, one after the other.
+type tracing struct {
+	mu    sync.Mutex
+	batch *packet.Batch // made by the first trace
+}
+
+// Trace explains a frame that came in by a port or from a peer
+// (packet.Packet.In), with the code that forwards, and without sending or
+// remembering anything.
 func (s *Switch) Trace(in uint16, frame []byte) Explanation {
 	t := s.tables.Load()
-	port := in
-	if peer := t.Peer(in); peer != nil {
-		port = s.overlay(t)
+	info := t.Port(in)
+	if t.Peer(in) != nil {
+		info = t.overlay()
 	}
-	info := t.Port(port)
+	return s.explain(t, in, info, frame)
+}
+
+// TraceFrom is Trace for a sender that has no port at the switch: info says
+// what a port would.
+func (s *Switch) TraceFrom(info *PortInfo, frame []byte) Explanation {
+	return s.explain(s.tables.Load(), 0, info, frame)
+}
+
+func (s *Switch) explain(t *Tables, in uint16, info *PortInfo, frame []byte) Explanation {
 	if info == nil {
 		return Explanation{Reason: NotAttached}
 	}
-	b := packet.NewBatch()
+	s.tracing.mu.Lock()
+	defer s.tracing.mu.Unlock()
+	if s.tracing.batch == nil {
+		s.tracing.batch = packet.NewBatch()
+	}
+	b := s.tracing.batch
+	b.Reset()
 	p := b.Append(frame)
-	if p == nil {
+	if p == nil || len(frame) < packet.EthernetLen {
 		return Explanation{Reason: Malformed}
 	}
 	p.In = in
 	b.Parse(p)
-	if mac := [6]byte(frame); mac == t.GatewayMAC || mac == t.VTEPMAC {
+	if [6]byte(frame) == t.gatewayMAC(info.Kind) {
 		p.Tuple.Flags = packet.Routed
 	}
 	if p.Class != packet.Flow {
-		return Explanation{Reason: Malformed}
+		return Explanation{Reason: Malformed, Tuple: p.Tuple}
 	}
 	now := s.cfg.Clock()
 	d := decider{tables: t, conns: s.conns, now: now, seconds: uint32(now / time.Second), rec: &Recorder{}}
-	var f nat.Flow
-	v := d.decide(b, p, info, &f)
-	if v.reason == Forwarded && p.WireLen() > int(v.hop.MTU) {
-		v.reason = d.drop(TooBig, "mtu", "larger than the way to {name} takes", v.hop.Name, nil)
-	}
-	return Explanation{Steps: d.rec.Steps, Reason: v.reason, Hop: v.hop}
+	return d.explain(b, p, info)
 }
 
-// overlay returns the id of the overlay's port.
-func (s *Switch) overlay(t *Tables) uint16 {
-	for id, p := range t.Ports {
+// explain takes p as far as worker.first does, and describes what it finds.
+func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Explanation {
+	var f nat.Flow
+	v := d.decide(b, p, info, &f)
+	e := Explanation{Reason: v.reason, Hop: v.hop, Tuple: p.Tuple}
+	if e.Reason == Forwarded && p.WireLen() > int(v.hop.MTU) {
+		e.Reason = d.drop(TooBig, "mtu", "larger than the way to {name} takes", v.hop.Name, nil)
+	}
+	if e.Reason == Forwarded && p.Tuple.Flags&packet.Routed != 0 && !b.DecrementTTL(p) {
+		e.Reason = d.drop(TTLExpired, "ttl", "it has passed too many routers", "", nil)
+	}
+	if e.Reason == Forwarded {
+		apply(b, p, &f)
+		e.Frame = b.AppendTo(nil, p)
+		b.Parse(p)
+		e.Tuple = p.Tuple
+	}
+	e.Steps = d.rec.Steps
+	return e
+}
+
+// overlay returns what the tables say of the overlay's port, or nil.
+func (t *Tables) overlay() *PortInfo {
+	for _, p := range t.Ports {
 		if p != nil && p.Kind == PortOverlay {
-			return uint16(id)
+			return p
 		}
 	}
-	return 0
+	return nil
 }
 
 // did records a step of a trace; else it does nothing. In text, {name} and
