@@ -148,6 +148,10 @@ type Pod struct {
 	Statuses []ContainerStatus `json:"statuses,omitempty"`
 }
 
+// Ended reports whether all of the pod's processes have come to their end. Its
+// addresses are free then.
+func (p *Pod) Ended() bool { return p.Phase == PodSucceeded || p.Phase == PodFailed }
+
 // HostAlias is a line of /etc/hosts.
 type HostAlias struct {
 	IP    netip.Addr `json:"ip"`

@@ -38,7 +38,7 @@ func Conflicts(nodes []*Node, pods []*Pod) []Conflict {
 	}
 	out = append(out, overlaps(nodes)...)
 	for _, p := range pods {
-		if p.HostNetwork || p.Phase == PodSucceeded || p.Phase == PodFailed {
+		if p.HostNetwork || p.Ended() {
 			continue
 		}
 		for i, a := range p.IPs {

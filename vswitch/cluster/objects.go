@@ -99,3 +99,21 @@ func (o *Objects) Refs() []Ref {
 	}
 	return refs
 }
+
+// State returns the State that holds these objects and no others, at revision 0.
+func (o *Objects) State() *State {
+	var s State
+	for _, n := range o.Namespaces {
+		s.Namespaces = s.Namespaces.With(n.Key(), n)
+	}
+	for _, n := range o.Nodes {
+		s.Nodes = s.Nodes.With(n.Key(), n)
+	}
+	for _, d := range o.Deployments {
+		s.Deployments = s.Deployments.With(d.Key(), d)
+	}
+	for _, p := range o.Pods {
+		s.Pods = s.Pods.With(p.Key(), p)
+	}
+	return &s
+}

@@ -65,7 +65,7 @@ func (s *step) replicas(d *cluster.Deployment) *replicas {
 			if p.Labels[hashLabel] != r.template {
 				r.leaving++
 			}
-		case ended(p):
+		case p.Ended():
 			r.ended = append(r.ended, p)
 		default:
 			if r.ready[p] = p.Ready; p.Ready {

@@ -47,10 +47,6 @@ func newIndex() *index {
 	}
 }
 
-func ended(p *cluster.Pod) bool {
-	return p.Phase == cluster.PodSucceeded || p.Phase == cluster.PodFailed
-}
-
 // follow takes in what changed up to state. own is the part of it that the
 // Controller wrote: what others report of pods that it does not know is none
 // of its business. It reports whether anything changed.
@@ -121,7 +117,7 @@ func (x *index) pod(p *cluster.Pod, in bool) {
 		delete(l.pods, k)
 		delta = -1
 	}
-	if ended(p) {
+	if p.Ended() {
 		return
 	}
 	l.held += delta

@@ -139,7 +139,7 @@ func (s *static) ranges(o *cluster.Objects) error {
 func (s *static) complete(d *cluster.Deployment) {
 	have := 0
 	for p := range s.tx.Own().Pods.In(d.Namespace) {
-		if p.Owner == d.Key() && p.Deleted.IsZero() && !ended(p) {
+		if p.Owner == d.Key() && p.Deleted.IsZero() && !p.Ended() {
 			have++
 		}
 	}
@@ -186,7 +186,7 @@ func (s *static) addresses() error {
 		switch {
 		case n == nil:
 			p.Phase, p.Ready = cluster.PodPending, false
-		case len(p.IPs) > 0 || ended(&p):
+		case len(p.IPs) > 0 || p.Ended():
 		case p.HostNetwork:
 			p.IPs = n.Addresses
 		default:
@@ -225,7 +225,7 @@ func freeAddress(r netip.Prefix, used map[netip.Addr]bool, next map[netip.Prefix
 func (s *static) count() {
 	total, ready := map[cluster.Key]int{}, map[cluster.Key]int{}
 	for p := range s.tx.Own().Pods.All() {
-		if p.Owner.Name != "" && p.Deleted.IsZero() && !ended(p) {
+		if p.Owner.Name != "" && p.Deleted.IsZero() && !p.Ended() {
 			total[p.Owner]++
 			if p.Ready {
 				ready[p.Owner]++
