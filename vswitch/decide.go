@@ -69,7 +69,7 @@ func (d *decider) source(b *packet.Batch, p *packet.Packet, info *PortInfo) Reas
 			return d.drop(Spoofed, "source", "neither a peer nor the host owns {addr}", "", src)
 		}
 	case PortOutside:
-		if hop := d.tables.Routes.Lookup(src); hop != nil {
+		if d.tables.Routes.Lookup(src) != nil || d.tables.Cluster.Lookup(src) != nil {
 			return d.drop(Spoofed, "source", "{addr} belongs to the cluster, and came from outside", "", src)
 		}
 		if p.Tuple.Flags&packet.Routed == 0 {

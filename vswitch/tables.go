@@ -30,7 +30,7 @@ const (
 // PortInfo is what the world says of a port. It is immutable.
 type PortInfo struct {
 	Kind PortKind
-	// Name is the pod ("shop/web-1"), the node, or "overlay" or "uplink".
+	// Name is the pod ("shop/web-1"), the node, or "overlay", "uplink" or "outside".
 	Name string
 	// MAC is the pod's.
 	MAC [6]byte
@@ -76,6 +76,9 @@ type Tables struct {
 	Peers []*PeerInfo
 	// Routes leads to pods, peers and the switch's own addresses.
 	Routes fib.Table
+	// Cluster holds the ranges of all pods and services. Where a hop leads does
+	// not matter: nobody outside has an address in them.
+	Cluster fib.Table
 }
 
 // Port returns what the tables say of a port, or nil.

@@ -89,10 +89,10 @@ func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Exp
 	v := d.decide(b, p, info, &f)
 	e := Explanation{Reason: v.reason, Hop: v.hop, Tuple: p.Tuple}
 	if e.Reason == Forwarded && p.WireLen() > int(v.hop.MTU) {
-		e.Reason = d.drop(TooBig, "mtu", "larger than the way to {name} takes", v.hop.Name, nil)
+		e.Reason = d.drop(TooBig, "mtu", "the packet is larger than the way to {name} takes", v.hop.Name, nil)
 	}
 	if e.Reason == Forwarded && p.Tuple.Flags&packet.Routed != 0 && !b.DecrementTTL(p) {
-		e.Reason = d.drop(TTLExpired, "ttl", "it has passed too many routers", "", nil)
+		e.Reason = d.drop(TTLExpired, "ttl", "the packet has passed too many routers", "", nil)
 	}
 	if e.Reason == Forwarded {
 		apply(b, p, &f)

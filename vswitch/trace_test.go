@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/gopacket"
@@ -30,9 +31,12 @@ func newEdgeRig(t *testing.T) *rig {
 	local := &fib.Hop{Kind: fib.Local, MAC: macGW, Name: "node1"}
 	peer := &fib.Hop{Kind: fib.Peer, Port: r.ids["overlay"], Peer: testPeer, MTU: 1450, MAC: macPeer, Name: "node2"}
 	for p, hop := range map[string]*fib.Hop{
-		node4 + "/32": local, node6 + "/128": local, farNode + "/32": peer, services: {Kind: fib.Unreachable},
+		node4 + "/32": local, node6 + "/128": local, farNode + "/32": peer,
 	} {
 		r.tables.Routes = r.tables.Routes.Insert(netip.MustParsePrefix(p), hop)
+	}
+	for _, p := range []string{"10.244.0.0/16", services} {
+		r.tables.Cluster = r.tables.Cluster.Insert(netip.MustParsePrefix(p), &fib.Hop{})
 	}
 	r.publish()
 	return r
@@ -60,8 +64,8 @@ var explained = []struct {
 	{"not the peer's", "overlay", macVTEP, macPeer, [2]string{client4, podA}, udp(), 0, nil, "", Spoofed, "source: node2 does not own 203.0.113.7"},
 	{"nobody there", "a", macGW, macA, [2]string{podA, "10.244.1.99"}, udp(), 0, nil, "", NoRoute, "route: nobody has 10.244.1.99"},
 	{"no route", "a", macGW, macA, [2]string{podA6, client6}, tcp("syn"), 0, nil, "", NoRoute, ""},
-	{"too big", "a", macGW, macA, [2]string{podA, remote}, udp(), 1500, df, "", TooBig, "mtu: larger than the way to node2 takes"},
-	{"hop limit", "a", macGW, macA, [2]string{podA6, remote6}, udp(), 0, ttl(1), "", TTLExpired, "ttl: it has passed too many routers"},
+	{"too big", "a", macGW, macA, [2]string{podA, remote}, udp(), 1500, df, "", TooBig, "mtu: the packet is larger than the way to node2 takes"},
+	{"hop limit", "a", macGW, macA, [2]string{podA6, remote6}, udp(), 0, ttl(1), "", TTLExpired, "ttl: the packet has passed too many routers"},
 	{"wrong MAC", "a", macB, macA, [2]string{podA, remote}, udp(), 0, nil, "", UnknownMAC, ""},
 
 	{"the node to a pod", "node", macGW, macPeer, [2]string{node4, podA}, tcp("syn"), 0, nil, "a", Forwarded, "source: node speaks as 172.29.0.1"},
@@ -78,6 +82,7 @@ var explained = []struct {
 	{"a client as a peer's pod", "outside", macGW, macPeer, [2]string{remote6, podB6}, udp(), 0, nil, "", Spoofed, ""},
 	{"a client as the node", "outside", macGW, macPeer, [2]string{node6, podB6}, udp(), 0, nil, "", Spoofed, ""},
 	{"a client as the gateway", "outside", macGW, macPeer, [2]string{gw4, podB}, udp(), 0, nil, "", Spoofed, ""},
+	{"a client as a pod of no node", "outside", macGW, macPeer, [2]string{"10.244.99.1", podB}, udp(), 0, nil, "", Spoofed, ""},
 	{"a client as a service", "outside", macGW, macPeer, [2]string{"10.96.0.1", podB}, udp(), 0, nil, "", Spoofed, ""},
 	{"a client to a MAC", "outside", macB, macPeer, [2]string{client4, podB}, udp(), 0, nil, "", UnknownMAC, ""},
 }
@@ -167,5 +172,29 @@ func TestTraceOfNonsense(t *testing.T) {
 		if e := r.sw.Trace(c.in, c.frame); e.Reason != c.want {
 			t.Errorf("%s: %q, want %q", name, e.Reason, c.want)
 		}
+	}
+}
+
+// TestTraceConcurrently: traces do not disturb each other, and all work in the
+// same memory, which is never given back.
+func TestTraceConcurrently(t *testing.T) {
+	r := newEdgeRig(t)
+	first := r.sw.Trace(r.ids["a"], build(t, macGW, macA, podA, remote, tcp("syn"), 0))
+	batch := r.sw.tracing.batch
+	var wg sync.WaitGroup
+	for i := range 4 {
+		size := 100 * (i + 1)
+		frame := build(t, macGW, macA, podA, remote, udp(), size)
+		wg.Go(func() {
+			for range 100 {
+				if e := r.sw.Trace(r.ids["a"], frame); e.Reason != Forwarded || len(e.Frame) != len(frame) || len(e.Steps) != len(first.Steps) {
+					t.Errorf("%d bytes: %q, %d bytes went on", size, e.Reason, len(e.Frame))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if r.sw.tracing.batch != batch {
+		t.Error("a trace made memory of its own")
 	}
 }
