@@ -46,6 +46,8 @@ type allocator struct {
 	// pods are the addresses that pods have already, by node: a range that is
 	// allocated must hold those of its node, and none of another's.
 	pods map[string][]netip.Addr
+	// optional lets a node go without a range that cannot be had.
+	optional bool
 }
 
 func newAllocator(cfg *Config, state *cluster.State, pods map[string][]netip.Addr) *allocator {
@@ -73,6 +75,9 @@ func (a *allocator) node(n *cluster.Node) error {
 	if len(n.PodCIDRs) == 0 {
 		for _, c := range a.cfg.ClusterCIDRs {
 			p, err := a.block(n.Name, c, a.cfg.nodeMask(c), number)
+			if err != nil && a.optional {
+				continue
+			}
 			if err != nil {
 				return err
 			}

@@ -118,7 +118,8 @@ func (s *static) impliedNodes(o *cluster.Objects) {
 	}
 }
 
-// ranges gives nodes what they lack: those that are written down first.
+// ranges gives nodes what they lack: those that are written down first. Where a
+// range that is given leaves none for others, they have none.
 func (s *static) ranges(o *cluster.Objects) error {
 	var nodes []*cluster.Node
 	written := map[string]bool{}
@@ -131,7 +132,9 @@ func (s *static) ranges(o *cluster.Objects) error {
 			nodes = append(nodes, n)
 		}
 	}
-	return s.allocate(newAllocator(&s.cfg, s.tx.Own(), s.given), nodes)
+	a := newAllocator(&s.cfg, s.tx.Own(), s.given)
+	a.optional = true
+	return s.allocate(a, nodes)
 }
 
 // complete makes the replicas that the Deployment lacks. Replicas that were exported
@@ -189,6 +192,9 @@ func (s *static) addresses() error {
 		case len(p.IPs) > 0 || p.Ended():
 		case p.HostNetwork:
 			p.IPs = n.Addresses
+		case len(n.PodCIDRs) == 0:
+			return fmt.Errorf("Pod %s: %w: its node %s has no range of pods; give it one (spec.podCIDRs), or the cluster a larger one (--cluster-cidr)",
+				p.Key(), ErrExhausted, n.Name)
 		default:
 			for _, r := range n.PodCIDRs {
 				ip, err := freeAddress(r, used, next)
