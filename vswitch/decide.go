@@ -51,7 +51,7 @@ func (d *decider) source(b *packet.Batch, p *packet.Packet, info *PortInfo) Reas
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
 	case PortNode:
-		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Local {
+		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Local && hop.Kind != fib.Host {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
 	case PortOverlay:

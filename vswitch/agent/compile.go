@@ -51,6 +51,9 @@ type Self struct {
 	// the way there takes; 0: they are the switch's own.
 	Uplink    uint16
 	UplinkMTU int
+	// ClusterRanges are those of all pods and of services: nobody outside has
+	// an address in them.
+	ClusterRanges []netip.Prefix
 }
 
 // Publish returns the world for Switch.Publish. It must not be changed; the
@@ -102,6 +105,10 @@ func (c *Compiler) SetSelf(s Self) {
 	for _, a := range s.Addresses {
 		t.Routes = t.Routes.Insert(host(a), own)
 	}
+	t.Cluster = fib.Table{}
+	for _, r := range s.ClusterRanges {
+		t.Cluster = t.Cluster.Insert(r, &fib.Hop{Kind: fib.Unreachable})
+	}
 }
 
 // SetOverlay tells which port is the overlay's or uplink's.
@@ -119,13 +126,20 @@ func (c *Compiler) setPort(id uint16, info *vswitch.PortInfo) {
 
 // SetPod adds a pod of this node.
 func (c *Compiler) SetPod(p LocalPod) {
-	info := &vswitch.PortInfo{Kind: vswitch.PortPod, Name: p.Name, MAC: p.MAC, MTU: uint16(p.MTU)}
 	hop := &fib.Hop{Kind: fib.Pod, Port: p.Port, MTU: uint16(p.MTU), MAC: p.MAC, Name: p.Name}
 	for _, ip := range p.IPs {
-		info.Addrs = append(info.Addrs, packet.AddrFrom(ip))
 		c.next.Routes = c.next.Routes.Insert(host(ip), hop)
 	}
-	c.setPort(p.Port, info)
+	c.setPort(p.Port, p.info())
+}
+
+// info is what the tables say of the pod's port.
+func (p *LocalPod) info() *vswitch.PortInfo {
+	info := &vswitch.PortInfo{Kind: vswitch.PortPod, Name: p.Name, MAC: p.MAC, MTU: uint16(p.MTU)}
+	for _, ip := range p.IPs {
+		info.Addrs = append(info.Addrs, packet.AddrFrom(ip))
+	}
+	return info
 }
 
 // DeletePod removes a pod of this node.
@@ -195,6 +209,9 @@ func dump(t *vswitch.Tables) string {
 	}
 	for prefix, hop := range t.Routes.All() {
 		fmt.Fprintf(w, "%s\t%s\t%s\tport %d\tpeer %d\n", prefix, hop.Kind, hop.Name, hop.Port, hop.Peer)
+	}
+	for prefix := range t.Cluster.All() {
+		fmt.Fprintf(w, "cluster\t%s\n", prefix)
 	}
 	w.Flush()
 	return buf.String()

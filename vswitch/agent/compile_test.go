@@ -24,7 +24,8 @@ func addrs(s ...string) (as []netip.Addr) {
 
 var (
 	testSelf = Self{Name: "node1", GatewayMAC: [6]byte{0x0a, 0x58, 10, 244, 1, 1}, VTEPMAC: [6]byte{2, 0, 0, 0, 0, 1},
-		PodCIDRs: prefixes("10.244.1.0/24", "fd00:10:244:1::/64"), Addresses: addrs("172.29.0.1")}
+		PodCIDRs: prefixes("10.244.1.0/24", "fd00:10:244:1::/64"), Addresses: addrs("172.29.0.1"),
+		ClusterRanges: prefixes("10.244.0.0/16", "10.96.0.0/16")}
 	testPod = LocalPod{Port: 2, Name: "shop/web", MAC: [6]byte{0x0a, 0x58, 10, 244, 1, 2}, MTU: 1450,
 		IPs: addrs("10.244.1.2", "fd00:10:244:1::2")}
 	testNode = RemoteNode{Peer: 1, Port: 1, Name: "node2", MAC: [6]byte{2, 0, 0, 0, 0, 2}, MTU: 1450,
@@ -55,6 +56,8 @@ fd00:10:244:1::/64  unreachable  node1     port 0  peer 0
 fd00:10:244:1::/128  local        node1     port 0  peer 0
 fd00:10:244:1::1/128 local       node1     port 0  peer 0
 fd00:10:244:1::2/128 pod         shop/web  port 2  peer 0
+cluster             10.96.0.0/16
+cluster             10.244.0.0/16
 `
 
 // words compares tables without their alignment.
@@ -89,6 +92,16 @@ func TestCompileIsIncremental(t *testing.T) {
 		if got := dump(tables); words(got) != words(golden) {
 			t.Errorf("%s tables are\n%s\nwant%s", name, got, golden)
 		}
+	}
+}
+
+// TestCompileRangesOnceMore: a node that learns its ranges late takes nothing
+// from those that it knows already.
+func TestCompileRangesOnceMore(t *testing.T) {
+	c := compiled()
+	c.SetSelf(testSelf)
+	if got := dump(c.Publish()); words(got) != words(golden) {
+		t.Errorf("got\n%s\nwant%s", got, golden)
 	}
 }
 

@@ -249,7 +249,7 @@ func (n *Node) setRanges(cidrs []netip.Prefix) {
 	for _, c := range cidrs {
 		n.pools = append(n.pools, newPool(c))
 	}
-	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: cidrs, Addresses: n.cfg.Addresses}
+	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: cidrs, Addresses: n.cfg.Addresses, ClusterRanges: n.cfg.ClusterCIDRs}
 	if n.link.kind() == vswitch.PortUplink {
 		s.Addresses, s.Uplink, s.UplinkMTU = n.cfg.hostAddresses(), n.uplink, n.link.MTU()
 	}
