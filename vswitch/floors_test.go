@@ -24,7 +24,7 @@ var floors = [][]string{
 	{"vswitch/vswitch"},
 	{"vswitch/vswitch/kube", "vswitch/vswitch/stack", "vswitch/vswitch/dns", "vswitch/vswitch/netns", "vswitch/vswitch/control"},
 	{"vswitch/vswitch/agent"},
-	{"vswitch/vswitch/fabric", "vswitch/vswitch/lab"},
+	{"vswitch/vswitch/fabric", "vswitch/vswitch/lab", "vswitch/vswitch/trace"},
 	{"vswitch/cmd/vswitch", "vswitch/cmd/vswitch-cni", "vswitch/bench"},
 }
 

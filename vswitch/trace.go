@@ -44,7 +44,7 @@ func (s *Switch) Trace(in uint16, frame []byte) Explanation {
 	t := s.tables.Load()
 	info := t.Port(in)
 	if t.Peer(in) != nil {
-		info = t.overlay()
+		in, info = t.link(in)
 	}
 	return s.explain(t, in, info, frame)
 }
@@ -104,14 +104,19 @@ func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Exp
 	return e
 }
 
-// overlay returns what the tables say of the overlay's port, or nil.
-func (t *Tables) overlay() *PortInfo {
-	for _, p := range t.Ports {
-		if p != nil && p.Kind == PortOverlay {
-			return p
+// link returns by which port, and as whose, the packets of a peer come in: the
+// overlay tells peers apart, the uplink does not.
+func (t *Tables) link(peer uint16) (in uint16, info *PortInfo) {
+	for id, p := range t.Ports {
+		switch {
+		case p == nil:
+		case p.Kind == PortOverlay:
+			return peer, p
+		case p.Kind == PortUplink:
+			return uint16(id), p
 		}
 	}
-	return nil
+	return 0, nil
 }
 
 // did records a step of a trace; else it does nothing. In text, {name} and

@@ -45,6 +45,9 @@ func input(err error) error {
 	return err
 }
 
+// defaultNodes is how many nodes a cluster has if the manifests name none.
+const defaultNodes = 3
+
 func newUp() *cobra.Command {
 	o := lab.Options{Config: agent.Default()}
 	var files, clusterCIDRs, serviceCIDRs, nodeCIDRs []string
@@ -84,7 +87,7 @@ Exit codes: 0 it was taken down, 1 it failed, 2 the input is wrong.`,
 	}
 	f := c.Flags()
 	f.StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
-	f.IntVar(&o.Nodes, "nodes", 3, "number of nodes, if the manifests name none")
+	f.IntVar(&o.Nodes, "nodes", defaultNodes, "number of nodes, if the manifests name none")
 	f.BoolVarP(&o.Detach, "detach", "d", false, "return when the cluster is up, and leave it running")
 	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
 	f.StringArrayVar(&serviceCIDRs, "service-cidr", nil, "range of services, one per family (default 10.96.0.0/16 and fd00:10:96::/112)")

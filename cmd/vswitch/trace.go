@@ -2,187 +2,265 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
-	"strconv"
-	"strings"
+	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
+	"vswitch/vswitch/fabric"
 	"vswitch/vswitch/lab"
-	"vswitch/vswitch/packet"
+	"vswitch/vswitch/trace"
 )
 
 func newTrace() *cobra.Command {
-	var proto, output string
-	var size int
+	var o traceOptions
 	c := &cobra.Command{
-		Use:   "trace FROM TO",
+		Use:   "trace (FROM TO | --probes FILE)",
 		Short: "Explain what becomes of a packet, hop by hop",
-		Long: `Asks the running nodes what they would do with a packet, with the code that forwards,
-and without sending one.
+		Long: `Says what becomes of a packet on every node it comes to, and why, with the code that
+forwards: the packet is made, and every switch on the way decides about it as it would
+about a real one. Nothing is sent.
 
-  FROM  NAMESPACE/POD
-  TO    NAMESPACE/POD:PORT, IP:PORT, [IP6]:PORT, or without port for --proto icmp
+Without -f the nodes of the running cluster are asked. With -f the cluster that the
+manifests describe is made in memory; nothing needs to run. What they leave out (pods'
+nodes, addresses) is filled in as 'vswitch up' does.
 
-Exit codes: 0 delivered, 1 not delivered, 2 bad input.`,
+FROM is who sends it:
+  NAMESPACE/POD            a pod
+  node/NAME                a node itself
+  IP                       whoever has the address: a pod; a node; nobody in the range of
+                           a node's pods, which stands for a pod without labels there; or
+                           else a client outside the cluster, who enters at --at NODE
+
+TO is where it goes, with the port left out for --proto icmp:
+  NAMESPACE/POD:PORT
+  svc/NAMESPACE/NAME:PORT
+  IP:PORT, [IP6]:PORT
+
+The verdict is one of
+  delivered   it arrives at the pod or node; whether somebody listens there is not asked
+  rejected    it dies, and the sender is told (ICMP error, TCP reset)
+  dropped     it dies in silence
+and a reason, one word, follows in parentheses if it dies.
+
+With --probes every line of a file is a packet, {"from":"x/a","to":"x/b:80"}, where "id",
+"proto" and "at" may follow; every line of the output is the result of one, in order. The
+cluster is made once.
+
+Exit codes: 0 delivered, 1 not delivered, 2 bad input.
+With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
 		Example: `  vswitch trace shop/front shop/cart:8080
-  vswitch trace shop/front 10.244.2.2 --proto icmp`,
-		Args: cobra.ExactArgs(2),
-		RunE: func(c *cobra.Command, args []string) error {
-			client, err := open(c)
-			if err != nil {
-				return err
-			}
-			r, err := trace(c.Context(), client, args[0], args[1], proto, size)
-			if err != nil {
-				return err
-			}
-			if output == "json" {
-				err = printObject(c.OutOrStdout(), r, "json")
-			} else {
-				r.print(c.OutOrStdout())
-			}
-			if err == nil && r.Verdict != "delivered" {
-				return &exitError{code: exitFailed}
-			}
-			return err
-		},
+  vswitch trace shop/front 10.244.2.2 --proto icmp
+  vswitch trace -f ./k8s node/node1 shop/cart:8080 -o json
+  vswitch trace -f ./k8s 203.0.113.7 '[fd00:10:244:2::3]:80' --at node2
+  vswitch trace -f ./k8s --probes probes.jsonl | jq -r 'select(.verdict != "delivered") | .id'`,
+		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args) },
 	}
-	c.Flags().StringVar(&proto, "proto", "tcp", "tcp, udp, sctp or icmp")
-	c.Flags().IntVar(&size, "size", 0, "size of the IP packet in bytes (default the smallest)")
-	c.Flags().StringVarP(&output, "output", "o", "text", "output format: text or json")
+	f := c.Flags()
+	f.StringArrayVarP(&o.files, "filename", "f", nil, "manifests instead of the running cluster: a file, a directory, or - for standard input; repeatable")
+	f.StringVar(&o.probe.Proto, "proto", "tcp", "tcp, udp, sctp or icmp")
+	f.StringVar(&o.probe.At, "at", "", "node where a client outside enters (default the first by name)")
+	f.IntVar(&o.probe.Size, "size", 0, "size of the IP packet in bytes (default the smallest)")
+	f.StringVar(&o.probes, "probes", "", "file with a packet a line, or - for standard input")
+	f.StringVarP(&o.output, "output", "o", "text", "output format: text or json")
+	f.StringArrayVar(&o.clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56); with -f")
+	f.StringArrayVar(&o.serviceCIDRs, "service-cidr", nil, "range of services, one per family (default 10.96.0.0/16 and fd00:10:96::/112); with -f")
+	f.StringArrayVar(&o.nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64); with -f")
 	return c
 }
 
-// traceResult is what a trace found. Its JSON form is fixed.
-type traceResult struct {
-	ID          string     `json:"id"`
-	Verdict     string     `json:"verdict"` // "delivered", "dropped" or "rejected"
-	Reason      string     `json:"reason"`
-	Policy      string     `json:"policy"`
-	Backends    []string   `json:"backends"`
-	Destination string     `json:"destination"`
-	Source      string     `json:"source"`
-	SNAT        bool       `json:"snat"`
-	Hops        []traceHop `json:"hops"`
+type traceOptions struct {
+	files, clusterCIDRs, serviceCIDRs, nodeCIDRs []string
+	probes, output                               string
+	probe                                        trace.Probe
 }
 
-type traceHop struct {
-	Node  string `json:"node"`
-	Stage string `json:"stage"`
-	Did   string `json:"did"`
+func (o *traceOptions) run(c *cobra.Command, args []string) error {
+	if err := o.check(c, args); err != nil {
+		return bad(err)
+	}
+	where, done, err := o.cluster(c)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if o.probes != "" {
+		return o.explainAll(c, where)
+	}
+	p := o.probe
+	p.From, p.To = args[0], args[1]
+	r, err := where.Trace(c.Context(), p)
+	if err != nil {
+		return badProbe(err)
+	}
+	if o.output == "json" {
+		err = printObject(c.OutOrStdout(), r, "json")
+	} else {
+		printTrace(c.OutOrStdout(), r)
+	}
+	if err == nil && r.Verdict != trace.Delivered {
+		return &exitError{code: exitFailed}
+	}
+	return err
 }
 
-// rejected are the reasons for which the sender gets an answer.
-var rejected = map[string]bool{"no-route": true, "no-listener": true, "ttl-expired": true, "too-big": true}
-
-var protocols = map[string]uint8{"tcp": packet.ProtoTCP, "udp": packet.ProtoUDP, "sctp": packet.ProtoSCTP, "icmp": packet.ProtoICMP}
-
-// trace follows a packet from node to node.
-func trace(ctx context.Context, client *lab.Client, from, to, proto string, size int) (*traceResult, error) {
-	number, ok := protocols[proto]
-	if !ok {
-		return nil, bad(fmt.Errorf("protocol %q: use tcp, udp, sctp or icmp", proto))
+func (o *traceOptions) check(c *cobra.Command, args []string) error {
+	switch {
+	case o.output != "text" && o.output != "json":
+		return fmt.Errorf("output %q: use text or json", o.output)
+	case o.probes != "" && len(args) > 0:
+		return errors.New("--probes says what to trace; leave FROM and TO out")
+	case o.probes == "" && len(args) != 2:
+		return fmt.Errorf("FROM and TO are needed, not %d arguments; see '%s --help'", len(args), c.CommandPath())
+	case o.probes == "-" && slices.Contains(o.files, "-"):
+		return errors.New("standard input cannot be both the manifests and the probes")
 	}
-	pods, err := client.Pods(ctx)
-	if err != nil {
-		return nil, err
-	}
-	src, err := findPod(pods, from)
-	if err != nil {
-		return nil, err
-	}
-	dst, err := target(pods, src, to, proto)
-	if err != nil {
-		return nil, err
-	}
-	if proto == "icmp" && dst.Addr().Is6() {
-		number = packet.ProtoICMPv6
-	}
-	r := &traceResult{Backends: []string{}, Hops: []traceHop{}, Destination: endpoint(dst)}
-	req := agent.TraceRequest{From: from, Destination: dst, Proto: number, Size: size}
-	node := src.Node
-	for range 3 { // sender's node, receiver's node, and one to show a loop
-		a, err := client.Agent(ctx, node)
-		if err != nil {
-			return nil, input(err)
+	for _, name := range []string{"cluster-cidr", "service-cidr", "node-cidr"} {
+		if len(o.files) == 0 && c.Flags().Changed(name) {
+			return fmt.Errorf("--%s is for manifests (-f); a running cluster has its own", name)
 		}
-		res, err := a.Trace(ctx, req)
+	}
+	return nil
+}
+
+// explainAll traces the probes of a file.
+func (o *traceOptions) explainAll(c *cobra.Command, where *trace.Cluster) error {
+	name, in := "stdin", c.InOrStdin()
+	if o.probes != "-" {
+		f, err := os.Open(o.probes)
+		if err != nil {
+			return bad(err)
+		}
+		defer f.Close()
+		name, in = o.probes, f
+	}
+	return badProbe(where.Probes(c.Context(), name, in, c.OutOrStdout(), o.probe))
+}
+
+func badProbe(err error) error {
+	if e := (*trace.InputError)(nil); errors.As(err, &e) {
+		return bad(err)
+	}
+	return err
+}
+
+// cluster returns where to trace: in what the manifests describe, or in the
+// running cluster. Call done in the end.
+func (o *traceOptions) cluster(c *cobra.Command) (where *trace.Cluster, done func(), err error) {
+	if len(o.files) > 0 {
+		return o.static(c)
+	}
+	client, err := open(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := client.State(c.Context())
+	if err != nil {
+		return nil, nil, err
+	}
+	nodes := &runningNodes{client: client, agents: map[string]*agent.Client{}}
+	return trace.New(s.Objects.State(), nodes), nodes.close, nil
+}
+
+// static makes the cluster that the manifests describe in memory.
+func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) {
+	objects, err := load(c, o.files)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := control.Default()
+	services := slices.Clone(defaultServiceCIDRs)
+	for _, p := range []struct {
+		flag string
+		in   []string
+		out  *[]netip.Prefix
+	}{{"cluster-cidr", o.clusterCIDRs, &cfg.ClusterCIDRs}, {"service-cidr", o.serviceCIDRs, &services}, {"node-cidr", o.nodeCIDRs, &cfg.NodeCIDRs}} {
+		if err := parsePrefixes(p.flag, p.in, p.out); err != nil {
+			return nil, nil, bad(err)
+		}
+	}
+	if !namesNodes(objects) {
+		cfg.Nodes = defaultNodes
+	}
+	state, err := control.Static(cfg, objects)
+	if err == nil && len(o.serviceCIDRs) > 0 {
+		err = checkServiceCIDRs(services, &cfg)
+	}
+	if err != nil {
+		return nil, nil, bad(err)
+	}
+	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, ServiceCIDRs: services, Inline: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	return trace.New(state, f), f.Close, nil
+}
+
+// namesNodes reports whether the manifests say which nodes there are.
+func namesNodes(o *cluster.Objects) bool {
+	return len(o.Nodes) > 0 || slices.ContainsFunc(o.Pods, func(p *cluster.Pod) bool { return p.Node != "" })
+}
+
+var defaultServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+
+// checkServiceCIDRs checks the ranges of services as control checks the others.
+func checkServiceCIDRs(services []netip.Prefix, cfg *control.Config) error {
+	for i, s := range services {
+		if s != s.Masked() {
+			return fmt.Errorf("--service-cidr: %s is not a range; did you mean %s?", s, s.Masked())
+		}
+		for _, o := range services[:i] {
+			if o.Addr().Is4() == s.Addr().Is4() {
+				return fmt.Errorf("--service-cidr: %s is a second range of one family; give at most one per family", s)
+			}
+		}
+		for _, o := range slices.Concat(cfg.ClusterCIDRs, cfg.NodeCIDRs) {
+			if o.Overlaps(s) {
+				return fmt.Errorf("--service-cidr: %s overlaps %s of pods or nodes", s, o)
+			}
+		}
+	}
+	return nil
+}
+
+// runningNodes asks the nodes of the running cluster.
+type runningNodes struct {
+	client *lab.Client
+	agents map[string]*agent.Client
+}
+
+// Trace implements trace.Nodes.
+func (n *runningNodes) Trace(ctx context.Context, node string, r agent.TraceRequest) (agent.TraceResult, error) {
+	a := n.agents[node]
+	if a == nil {
+		var err error
+		if a, err = n.client.Agent(ctx, node); err != nil {
+			return agent.TraceResult{}, err
+		}
+		n.agents[node] = a
+	}
+	res, err := a.Trace(ctx, r)
+	if err != nil {
+		return res, fmt.Errorf("node %s: %w", node, err)
+	}
+	return res, nil
+}
+
+func (n *runningNodes) close() {
+	for _, a := range n.agents {
 		a.Close()
-		if err != nil {
-			return nil, bad(fmt.Errorf("node %s: %w", node, err))
-		}
-		r.Source = res.Source.Addr().String()
-		for _, s := range res.Steps {
-			r.Hops = append(r.Hops, traceHop{res.Node, s.Stage, s.Did})
-		}
-		if res.Reason != "" {
-			r.Verdict, r.Reason = "dropped", res.Reason
-			if rejected[res.Reason] {
-				r.Verdict = "rejected"
-			}
-			return r, nil
-		}
-		if res.NextNode == "" {
-			r.Verdict = "delivered"
-			return r, nil
-		}
-		req.From, req.Peer, req.Source = "", node, res.Source
-		node = res.NextNode
 	}
-	r.Verdict, r.Reason = "dropped", "loop"
-	return r, nil
 }
 
-func findPod(pods []*cluster.Pod, name string) (*cluster.Pod, error) {
-	namespace, pod, err := podName(name)
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range pods {
-		if p.Namespace == namespace && p.Name == pod {
-			return p, nil
-		}
-	}
-	return nil, bad(fmt.Errorf("there is no pod %s/%s", namespace, pod))
-}
-
-// target reads TO: a pod or an address, with a port unless the protocol has none.
-func target(pods []*cluster.Pod, src *cluster.Pod, to, proto string) (netip.AddrPort, error) {
-	host, port := to, uint64(0)
-	if proto != "icmp" {
-		h, p, err := net.SplitHostPort(to)
-		if err == nil {
-			port, err = strconv.ParseUint(p, 10, 16)
-		}
-		if err != nil || port == 0 {
-			return netip.AddrPort{}, bad(fmt.Errorf("%q is not NAMESPACE/POD:PORT, IP:PORT or [IP6]:PORT", to))
-		}
-		host = h
-	}
-	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return netip.AddrPortFrom(a, uint16(port)), nil
-	}
-	p, err := findPod(pods, host)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	for _, mine := range src.IPs {
-		for _, theirs := range p.IPs {
-			if mine.Is4() == theirs.Is4() {
-				return netip.AddrPortFrom(theirs, uint16(port)), nil
-			}
-		}
-	}
-	return netip.AddrPort{}, bad(fmt.Errorf("%s and %s have no address family in common", src.Key(), host))
-}
-
-func (r *traceResult) print(out io.Writer) {
+// printTrace writes a result for people.
+func printTrace(out io.Writer, r *trace.Result) {
 	t := table{header: []string{"NODE", "STAGE", "WHAT"}}
 	for _, h := range r.Hops {
 		t.add(h.Node, h.Stage, h.Did)

@@ -349,11 +349,12 @@ func (s *site) shown(t *testing.T) {
 func (s *site) traced(t *testing.T) {
 	ctx := context.Background()
 	to := netip.AddrPortFrom(s.pods[1].IPs[0], 80)
-	out, err := s.nodes[0].Trace(ctx, TraceRequest{From: "test/pod1", Destination: to, Proto: 6})
+	from := netip.AddrPortFrom(s.pods[0].IPs[0], 40000)
+	out, err := s.nodes[0].Trace(ctx, TraceRequest{Sender: SenderPod, Name: "test/pod1", Source: from, Destination: to, Proto: 6})
 	if err != nil || out.NextNode != "node2" || out.Reason != "" {
 		t.Errorf("from the pod: %+v, %v", out, err)
 	}
-	out, err = s.nodes[1].Trace(ctx, TraceRequest{Peer: "node1", Source: netip.AddrPortFrom(s.pods[0].IPs[0], 40000), Destination: to, Proto: 6})
+	out, err = s.nodes[1].Trace(ctx, TraceRequest{Sender: SenderPeer, Name: "node1", Frame: out.Frame})
 	if err != nil || out.Pod != "test/pod2" || out.Reason != "" {
 		t.Errorf("from the peer: %+v, %v", out, err)
 	}

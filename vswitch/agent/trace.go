@@ -1,38 +1,64 @@
 package agent
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"vswitch/vswitch"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
 
-// TraceRequest asks what would become of a packet on this node.
-type TraceRequest struct {
-	// From is the pod that sends it ("shop/web-1"), or, with Peer set, empty.
-	From string `json:"from,omitempty"`
-	// Peer is the node that the packet comes from.
-	Peer string `json:"peer,omitempty"`
+// Sender says who sends a packet that is traced.
+type Sender string
 
-	Source      netip.AddrPort `json:"source"` // the zero address: the pod's own of the family
-	Destination netip.AddrPort `json:"destination"`
-	Proto       uint8          `json:"proto"`
+// Senders.
+const (
+	// SenderPod is a pod of this node: the one of that Name or, without a
+	// Name, one that nobody knows and that no label selects.
+	SenderPod Sender = "pod"
+	// SenderNode is the node itself.
+	SenderNode Sender = "node"
+	// SenderOutside is a client outside the cluster, whose packet enters here.
+	SenderOutside Sender = "outside"
+	// SenderPeer is the node called Name, which passes Frame on.
+	SenderPeer Sender = "peer"
+)
+
+// TraceRequest asks what would become of a packet on this node. The packet is
+// made of the fields here or, from a peer, what came out of its trace.
+type TraceRequest struct {
+	Sender Sender `json:"sender"`
+	Name   string `json:"name,omitempty"`
+
+	// Source and Destination are of one family. Ports are left out with ICMP.
+	Source      netip.AddrPort `json:"source,omitzero"`
+	Destination netip.AddrPort `json:"destination,omitzero"`
+	// Proto is the IP protocol. ICMP is that of the addresses' family.
+	Proto uint8 `json:"proto,omitempty"`
 	// Size of the IP packet in bytes; 0 is the smallest.
 	Size int `json:"size,omitempty"`
+
+	Frame []byte `json:"frame,omitempty"`
 }
 
 // TraceResult is what this node would do.
 type TraceResult struct {
-	Node   string         `json:"node"`
-	Steps  []TraceStep    `json:"steps"`
-	Reason string         `json:"reason"` // empty: forwarded
-	Source netip.AddrPort `json:"source"`
-	// NextNode is set when the packet goes on to another node.
+	Node  string      `json:"node"`
+	Steps []TraceStep `json:"steps"`
+	// Reason is why the packet died; empty if it did not.
+	Reason string `json:"reason"`
+	// Rejected is set when the sender is told of the packet's death.
+	Rejected bool `json:"rejected,omitempty"`
+	// Source and Destination are those of the packet as it goes on, or as it died.
+	Source      netip.AddrPort `json:"source"`
+	Destination netip.AddrPort `json:"destination"`
+	// NextNode is set when the packet goes on to another node, as Frame.
 	NextNode string `json:"nextNode,omitempty"`
-	// Pod is set when the packet reaches a pod of this node.
+	Frame    []byte `json:"frame,omitempty"`
+	// Pod is set when the packet reaches a pod of this node. Neither this nor
+	// NextNode: it reached the node itself.
 	Pod string `json:"pod,omitempty"`
 }
 
@@ -42,123 +68,116 @@ type TraceStep struct {
 	Did   string `json:"did"`
 }
 
-// Trace builds the packet and takes it through the switch's own decision.
+// Tracer takes packets through the decision of a node's switch, whose Tables
+// were made by a Compiler.
+type Tracer struct {
+	Switch *vswitch.Switch
+	// PodCIDRs are the node's. Within one of them pods need no gateway.
+	PodCIDRs []netip.Prefix
+}
+
+// Trace says what would become of a packet on the node.
 func (n *Node) Trace(r TraceRequest) (TraceResult, error) {
-	t := n.sw.Tables()
-	in, mac, src, err := n.entry(r)
-	if err != nil {
-		return TraceResult{}, err
-	}
-	if r.Source.Addr().IsValid() {
-		src = r.Source
-	}
-	if !src.IsValid() {
-		return TraceResult{}, fmt.Errorf("%w: %s has no address of the family of %s", ErrBadRequest, r.From, r.Destination.Addr())
-	}
-	dst := t.VTEPMAC
-	if r.Peer == "" {
-		dst = t.GatewayMAC
-		a := packet.AddrFrom(r.Destination.Addr())
-		if hop := t.Routes.Lookup(&a); hop != nil && hop.Kind == fib.Pod && n.onLink(src.Addr(), r.Destination.Addr()) {
-			dst = hop.MAC
+	n.mu.Lock()
+	t := Tracer{n.sw, n.ranges()}
+	n.mu.Unlock()
+	return t.Trace(r)
+}
+
+// Trace makes the packet and explains it. Errors wrap ErrBadRequest.
+func (t Tracer) Trace(r TraceRequest) (TraceResult, error) {
+	tables := t.Switch.Tables()
+	var e vswitch.Explanation
+	if r.Sender == SenderPeer {
+		id := slices.IndexFunc(tables.Peers, func(p *vswitch.PeerInfo) bool { return p != nil && p.Name == r.Name })
+		if id < 0 {
+			return TraceResult{}, fmt.Errorf("%w: node %s is not a peer of %s", ErrBadRequest, r.Name, tables.Node)
+		}
+		e = t.Switch.Trace(packet.PeerBase|uint16(id), r.Frame)
+	} else {
+		if err := r.check(); err != nil {
+			return TraceResult{}, err
+		}
+		port, info, err := t.sender(tables, &r)
+		if err != nil {
+			return TraceResult{}, err
+		}
+		frame := probe(t.nextMAC(tables, &r), info.MAC, &r)
+		if port != 0 {
+			e = t.Switch.Trace(port, frame)
+		} else {
+			e = t.Switch.TraceFrom(info, frame)
 		}
 	}
-	e := n.sw.Trace(in, probe(dst, mac, src, r.Destination, r.Proto, r.Size))
-	res := TraceResult{Node: n.cfg.Name, Source: src, Reason: e.Reason.String()}
-	if e.Reason == vswitch.Answered {
-		res.Reason = ""
+	return resultOf(tables.Node, e), nil
+}
+
+// check reports what is wrong with a packet that is to be made.
+func (r *TraceRequest) check() error {
+	src, dst := r.Source.Addr(), r.Destination.Addr()
+	switch {
+	case !src.IsValid() || !dst.IsValid() || src.Is4() != dst.Is4():
+		return fmt.Errorf("%w: source %s and destination %s are no two addresses of one family", ErrBadRequest, src, dst)
+	case r.Size < 0 || r.Size > packet.MaxIP:
+		return fmt.Errorf("%w: size %d is outside 0..%d", ErrBadRequest, r.Size, packet.MaxIP)
+	}
+	return nil
+}
+
+// sender returns the port that the packet comes in by, or 0 for a sender
+// without one, and what is known of who is behind it.
+func (t Tracer) sender(tables *vswitch.Tables, r *TraceRequest) (uint16, *vswitch.PortInfo, error) {
+	switch r.Sender {
+	case SenderNode:
+		return 0, &vswitch.PortInfo{Kind: vswitch.PortNode, Name: tables.Node, MAC: tables.GatewayMAC}, nil
+	case SenderOutside:
+		return 0, &vswitch.PortInfo{Kind: vswitch.PortOutside, Name: "outside"}, nil
+	case SenderPod:
+		if r.Name == "" {
+			a := r.Source.Addr()
+			p := LocalPod{Name: "a pod without labels", MAC: MACOf(a), IPs: []netip.Addr{a}}
+			return 0, p.info(), nil
+		}
+		for id, info := range tables.Ports {
+			if info != nil && info.Kind == vswitch.PortPod && info.Name == r.Name {
+				return uint16(id), info, nil
+			}
+		}
+		return 0, nil, fmt.Errorf("%w: no pod %s on node %s", ErrBadRequest, r.Name, tables.Node)
+	}
+	return 0, nil, fmt.Errorf("%w: sender %q: use pod, node, outside or peer", ErrBadRequest, r.Sender)
+}
+
+// nextMAC is whom the sender's Ethernet header names: a neighbor of the same
+// range, else the gateway.
+func (t Tracer) nextMAC(tables *vswitch.Tables, r *TraceRequest) [6]byte {
+	onLink := slices.ContainsFunc(t.PodCIDRs, func(c netip.Prefix) bool {
+		return c.Contains(r.Source.Addr()) && c.Contains(r.Destination.Addr())
+	})
+	dst := packet.AddrFrom(r.Destination.Addr())
+	if hop := tables.Routes.Lookup(&dst); r.Sender == SenderPod && onLink && hop != nil && hop.Kind == fib.Pod {
+		return hop.MAC
+	}
+	return tables.GatewayMAC
+}
+
+func resultOf(node string, e vswitch.Explanation) TraceResult {
+	res := TraceResult{
+		Node: node, Steps: []TraceStep{}, Reason: e.Reason.String(), Rejected: e.Reason.Rejected(),
+		Source:      netip.AddrPortFrom(e.Tuple.Src.Netip(), e.Tuple.SrcPort),
+		Destination: netip.AddrPortFrom(e.Tuple.Dst.Netip(), e.Tuple.DstPort),
 	}
 	for _, s := range e.Steps {
 		res.Steps = append(res.Steps, TraceStep(s))
 	}
-	if e.Hop != nil && res.Reason == "" {
-		switch e.Hop.Kind {
-		case fib.Peer:
-			res.NextNode = e.Hop.Name
-		case fib.Pod:
-			res.Pod = e.Hop.Name
-		}
+	switch {
+	case e.Reason == vswitch.Answered:
+		res.Reason = ""
+	case e.Reason != vswitch.Forwarded:
+	case e.Hop.Kind == fib.Peer:
+		res.NextNode, res.Frame = e.Hop.Name, e.Frame
+	case e.Hop.Kind == fib.Pod:
+		res.Pod = e.Hop.Name
 	}
-	return res, nil
-}
-
-// entry finds where the packet comes in, and who sends it.
-func (n *Node) entry(r TraceRequest) (in uint16, mac [6]byte, src netip.AddrPort, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if r.Peer != "" {
-		p := n.peers[r.Peer]
-		if p == nil {
-			return 0, mac, src, fmt.Errorf("%w: node %s is not a peer of %s", ErrBadRequest, r.Peer, n.cfg.Name)
-		}
-		if n.link.kind() == vswitch.PortUplink {
-			return n.uplink, p.VTEPMAC, src, nil
-		}
-		return packet.PeerBase | p.remote.Peer, p.VTEPMAC, src, nil
-	}
-	p := n.pods[r.From]
-	if p == nil {
-		return 0, mac, src, fmt.Errorf("%w: no pod %s on node %s", ErrBadRequest, r.From, n.cfg.Name)
-	}
-	for _, ip := range p.IPs {
-		if ip.Is4() == r.Destination.Addr().Is4() {
-			src = netip.AddrPortFrom(ip, 40000)
-		}
-	}
-	return p.id, p.mac, src, nil
-}
-
-// onLink reports whether a pod reaches dst without its gateway.
-func (n *Node) onLink(src, dst netip.Addr) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, p := range n.pools {
-		if p.cidr.Contains(src) && p.cidr.Contains(dst) {
-			return true
-		}
-	}
-	return false
-}
-
-// probe builds the first packet of a flow: a TCP SYN, a UDP or SCTP packet, or
-// an echo request. Checksums of the transport are left out: nothing on the
-// way reads them.
-func probe(dst, srcMAC [6]byte, from, to netip.AddrPort, proto uint8, size int) []byte {
-	v4 := from.Addr().Is4()
-	header := 40
-	if v4 {
-		header = 20
-	}
-	frame := make([]byte, packet.EthernetLen+max(header+20, size))
-	copy(frame, dst[:])
-	copy(frame[6:], srcMAC[:])
-	ip := frame[packet.EthernetLen:]
-	if v4 {
-		binary.BigEndian.PutUint16(frame[12:], packet.EtherTypeIPv4)
-		ip[0], ip[6], ip[8], ip[9] = 0x45, 0x40, 64, proto
-		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
-		copy(ip[12:], from.Addr().AsSlice())
-		copy(ip[16:], to.Addr().AsSlice())
-		binary.BigEndian.PutUint16(ip[10:], ^packet.Fold(packet.Sum(ip[:20], 0)))
-	} else {
-		binary.BigEndian.PutUint16(frame[12:], packet.EtherTypeIPv6)
-		ip[0], ip[6], ip[7] = 0x60, proto, 64
-		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-40))
-		copy(ip[8:], from.Addr().AsSlice())
-		copy(ip[24:], to.Addr().AsSlice())
-	}
-	l := ip[header:]
-	switch proto {
-	case packet.ProtoICMP:
-		l[0] = 8
-	case packet.ProtoICMPv6:
-		l[0] = 128
-	default:
-		binary.BigEndian.PutUint16(l[0:], from.Port())
-		binary.BigEndian.PutUint16(l[2:], to.Port())
-		if proto == packet.ProtoTCP {
-			l[12], l[13] = 5<<4, packet.TCPSyn
-		}
-	}
-	return frame
+	return res
 }

@@ -4,13 +4,15 @@
 //
 // A Fabric made with Inline has no goroutines: packets move when Settle is
 // called, and time is what the test says. It owns its nodes, ports and tables;
-// it runs no pods' processes: a pod is a port, given by the caller.
+// it runs no pods' processes: a pod is a port, given by the caller, or the end
+// of a pipe in a fabric that FromState made.
 package fabric
 
 import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +29,8 @@ type Config struct {
 	// ClusterCIDRs are cut into a /24 or /64 for every node. Empty: the agent's
 	// defaults, both families.
 	ClusterCIDRs []netip.Prefix
+	// ServiceCIDRs are where services have their addresses.
+	ServiceCIDRs []netip.Prefix
 	// PodMTU of pods; 0 is what fits the overlay of a network of MTU 1500.
 	PodMTU int
 	// Inline: no goroutines; see Settle.
@@ -40,8 +44,10 @@ type Config struct {
 // Fabric is a cluster in memory.
 type Fabric struct {
 	Nodes []*Node
+	Pods  []*Pod // those of the State, in a fabric that FromState made
 	cfg   Config
-	ctx   context.Context // of the running switches; nil before Start
+	used  map[netip.Addr]bool // by pods of the State
+	ctx   context.Context     // of the running switches; nil before Start
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
 }
@@ -58,6 +64,7 @@ type Node struct {
 	wirePort uint16
 	compiler agent.Compiler
 	next     []netip.Addr // of each range
+	strays   []netip.Addr // of pods of this node, outside of its ranges
 	vtep     [6]byte
 }
 
@@ -70,10 +77,24 @@ type Pod struct {
 	MAC      [6]byte
 	MTU      int
 	ID       uint16 // of its port
+	// End is the pod's own end of its port, in a fabric that FromState made.
+	End *port.PipeEnd
 }
 
 // New makes a cluster in which every node knows every other.
 func New(cfg Config) (*Fabric, error) {
+	f := empty(cfg)
+	for range cfg.Nodes {
+		if _, err := f.AddNode(); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// empty makes a fabric without nodes.
+func empty(cfg Config) *Fabric {
 	def := agent.Default()
 	if len(cfg.ClusterCIDRs) == 0 {
 		cfg.ClusterCIDRs = def.ClusterCIDRs
@@ -84,24 +105,13 @@ func New(cfg Config) (*Fabric, error) {
 	if cfg.MaxFlows == 0 {
 		cfg.MaxFlows = 1 << 16
 	}
-	f := &Fabric{cfg: cfg}
-	for range cfg.Nodes {
-		if _, err := f.AddNode(); err != nil {
-			f.Close()
-			return nil, err
-		}
-	}
-	return f, nil
+	return &Fabric{cfg: cfg}
 }
 
 // AddNode adds one more node and makes it known to all.
 func (f *Fabric) AddNode() (*Node, error) {
 	i := len(f.Nodes) + 1
-	n := &Node{Name: fmt.Sprintf("node%d", i), fabric: f, vtep: [6]byte{2, 0xfa, 0xb0, 0, byte(i >> 8), byte(i)}}
-	var err error
-	if n.Switch, err = vswitch.New(vswitch.Config{MaxFlows: f.cfg.MaxFlows, Clock: f.cfg.Clock, Inline: f.cfg.Inline}); err != nil {
-		return nil, err
-	}
+	n := &Node{Name: fmt.Sprintf("node%d", i)}
 	for _, c := range f.cfg.ClusterCIDRs {
 		r := nth(c, i)
 		n.PodCIDRs = append(n.PodCIDRs, r)
@@ -112,26 +122,50 @@ func (f *Fabric) AddNode() (*Node, error) {
 			n.Address = append(n.Address, netip.AddrFrom16([16]byte{0xfd, 0, 0, 0x10, 0, 0x29, 14: byte(i >> 8), 15: byte(i)}))
 		}
 	}
-	n.wire = newWire(n, uint16(i))
-	if n.wirePort, err = n.Switch.Attach("overlay", n.wire); err != nil {
+	if err := f.join(n); err != nil {
 		return nil, err
 	}
-	n.compiler.SetOverlay(n.wirePort, vswitch.PortOverlay, f.overlayMTU())
-	n.compiler.SetSelf(agent.Self{
-		Name: n.Name, GatewayMAC: agent.MACOf(agent.Gateway(n.PodCIDRs[0])), VTEPMAC: n.vtep,
-		PodCIDRs: n.PodCIDRs, Addresses: n.Address,
-	})
-	for _, o := range f.Nodes {
-		o.know(n)
-		n.know(o)
-		o.Switch.Publish(o.compiler.Publish())
-	}
-	f.Nodes = append(f.Nodes, n)
-	n.Switch.Publish(n.compiler.Publish())
+	f.publish()
 	if f.ctx != nil {
 		f.run(n)
 	}
 	return n, nil
+}
+
+// join gives n, whose name, ranges and addresses are set, a switch, and makes
+// it and the others know each other. Nothing is published yet.
+func (f *Fabric) join(n *Node) (err error) {
+	i := len(f.Nodes) + 1
+	n.fabric, n.vtep = f, [6]byte{2, 0xfa, 0xb0, 0, byte(i >> 8), byte(i)}
+	if n.Switch, err = vswitch.New(vswitch.Config{MaxFlows: f.cfg.MaxFlows, Clock: f.cfg.Clock, Inline: f.cfg.Inline}); err != nil {
+		return err
+	}
+	n.wire = newWire(n, uint16(i))
+	if n.wirePort, err = n.Switch.Attach("overlay", n.wire); err != nil {
+		return err
+	}
+	n.compiler.SetOverlay(n.wirePort, vswitch.PortOverlay, f.overlayMTU())
+	self := agent.Self{
+		Name: n.Name, VTEPMAC: n.vtep, PodCIDRs: n.PodCIDRs, Addresses: n.Address,
+		ClusterRanges: slices.Concat(f.cfg.ClusterCIDRs, f.cfg.ServiceCIDRs),
+	}
+	if len(n.PodCIDRs) > 0 {
+		self.GatewayMAC = agent.MACOf(agent.Gateway(n.PodCIDRs[0]))
+	}
+	n.compiler.SetSelf(self)
+	for _, o := range f.Nodes {
+		o.know(n)
+		n.know(o)
+	}
+	f.Nodes = append(f.Nodes, n)
+	return nil
+}
+
+// publish lets every switch see what its compiler knows.
+func (f *Fabric) publish() {
+	for _, n := range f.Nodes {
+		n.Switch.Publish(n.compiler.Publish())
+	}
 }
 
 func (f *Fabric) overlayMTU() int { return min(f.cfg.PodMTU, 1450) }
@@ -139,10 +173,15 @@ func (f *Fabric) overlayMTU() int { return min(f.cfg.PodMTU, 1450) }
 // know makes another node part of this one's tables.
 func (n *Node) know(o *Node) {
 	n.wire.connect(o.wire)
-	n.compiler.SetNode(agent.RemoteNode{
+	n.compiler.SetNode(n.remote(o))
+}
+
+// remote is another node as this one's compiler sees it.
+func (n *Node) remote(o *Node) agent.RemoteNode {
+	return agent.RemoteNode{
 		Peer: o.wire.id, Port: n.wirePort, Name: o.Name, MAC: o.vtep, MTU: n.fabric.overlayMTU(),
-		PodCIDRs: o.PodCIDRs, Addresses: o.Address,
-	})
+		PodCIDRs: o.PodCIDRs, Addresses: slices.Concat(o.Address, o.strays),
+	}
 }
 
 // Fail makes a node vanish from the others' tables, as when it has crashed.
@@ -150,9 +189,7 @@ func (f *Fabric) Fail(name string) {
 	failed := f.Node(name)
 	for _, o := range f.Nodes {
 		if o != failed {
-			o.compiler.DeleteNode(agent.RemoteNode{
-				Peer: failed.wire.id, Name: failed.Name, PodCIDRs: failed.PodCIDRs, Addresses: failed.Address,
-			})
+			o.compiler.DeleteNode(o.remote(failed))
 			o.Switch.Publish(o.compiler.Publish())
 		}
 	}
@@ -184,6 +221,9 @@ func (f *Fabric) Node(name string) *Node {
 func (n *Node) Plan(name string) *Pod {
 	p := &Pod{Node: n, Name: name, MTU: n.fabric.cfg.PodMTU}
 	for i, c := range n.PodCIDRs {
+		for n.fabric.used[n.next[i]] {
+			n.next[i] = n.next[i].Next()
+		}
 		p.IPs = append(p.IPs, netip.PrefixFrom(n.next[i], c.Bits()))
 		n.next[i] = n.next[i].Next()
 		p.Gateways = append(p.Gateways, agent.Gateway(c))

@@ -16,8 +16,8 @@ import (
 	"vswitch/vswitch/stack"
 )
 
-// cluster starts a fabric with netstack pods, some on every node.
-func cluster(t *testing.T, cfg Config, perNode int) (*Fabric, []*stackPod) {
+// start starts a fabric with netstack pods, some on every node.
+func start(t *testing.T, cfg Config, perNode int) (*Fabric, []*stackPod) {
 	t.Helper()
 	f, err := New(cfg)
 	if err != nil {
@@ -103,7 +103,7 @@ func newStackPod(t *testing.T, n *Node, name string) *stackPod {
 // TestEveryPair: every pod reaches every other with TCP, UDP and ICMP, in both
 // families and many sizes.
 func TestEveryPair(t *testing.T) {
-	_, pods := cluster(t, Config{Nodes: 3}, 2)
+	_, pods := start(t, Config{Nodes: 3}, 2)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, a := range pods {
@@ -168,7 +168,7 @@ func TestBulk(t *testing.T) {
 	}
 	for _, mtu := range []int{1450, 9000} {
 		t.Run(fmt.Sprintf("mtu=%d", mtu), func(t *testing.T) {
-			_, pods := cluster(t, Config{Nodes: 2, PodMTU: mtu}, 1)
+			_, pods := start(t, Config{Nodes: 2, PodMTU: mtu}, 1)
 			for _, ip := range pods[1].IPs {
 				c, err := pods[0].DialContext(t.Context(), "tcp", netip.AddrPortFrom(ip.Addr(), 9).String())
 				if err != nil {
@@ -200,7 +200,7 @@ func TestBulk(t *testing.T) {
 
 // TestCrashedNode: packets to the pods of a lost node are answered, at once.
 func TestCrashedNode(t *testing.T) {
-	f, pods := cluster(t, Config{Nodes: 2}, 1)
+	f, pods := start(t, Config{Nodes: 2}, 1)
 	to := netip.AddrPortFrom(pods[1].IPs[0].Addr(), 80)
 	f.Fail("node2")
 	start := time.Now()

@@ -1,0 +1,234 @@
+package trace
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/packet"
+)
+
+// sourcePort is what probes are sent from: any port that no service has.
+const sourcePort = 40000
+
+var protocols = map[string]uint8{
+	"": packet.ProtoTCP, "tcp": packet.ProtoTCP, "udp": packet.ProtoUDP, "sctp": packet.ProtoSCTP, "icmp": packet.ProtoICMP,
+}
+
+// InputError says what is wrong with a Probe.
+type InputError struct{ Message string }
+
+func (e *InputError) Error() string { return e.Message }
+
+func bad(format string, args ...any) error { return &InputError{fmt.Sprintf(format, args...)} }
+
+// Cluster is where packets are traced. It is safe for concurrent use if its
+// Nodes are.
+type Cluster struct {
+	nodes  Nodes
+	state  *cluster.State
+	first  string                       // node by name
+	pods   map[netip.Addr]*cluster.Pod  // by address
+	owners map[netip.Addr]*cluster.Node // of nodes' own addresses, their gateways' included
+}
+
+// New returns the cluster that state describes and nodes know.
+func New(state *cluster.State, nodes Nodes) *Cluster {
+	c := &Cluster{nodes: nodes, state: state, pods: map[netip.Addr]*cluster.Pod{}, owners: map[netip.Addr]*cluster.Node{}}
+	for n := range state.Nodes.All() {
+		if c.first == "" {
+			c.first = n.Name
+		}
+		for _, r := range n.PodCIDRs {
+			c.owners[r.Masked().Addr()], c.owners[agent.Gateway(r)] = n, n
+		}
+		for _, list := range [][]netip.Addr{n.Addresses, n.ExtraAddresses} {
+			for _, a := range list {
+				c.owners[a] = n
+			}
+		}
+	}
+	for p := range state.Pods.All() {
+		if p.HostNetwork || p.Ended() {
+			continue
+		}
+		for _, a := range p.IPs {
+			c.pods[a] = p
+		}
+	}
+	return c
+}
+
+// sender is who FROM is: on which node, and with which addresses.
+type sender struct {
+	node  string
+	kind  agent.Sender
+	name  string // of the pod
+	addrs []netip.Addr
+}
+
+// resolve turns a Probe into what the sender's node is asked.
+func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error) {
+	proto, ok := protocols[p.Proto]
+	if !ok {
+		return "", r, bad("protocol %q: use tcp, udp, sctp or icmp", p.Proto)
+	}
+	from, err := c.from(p.From, p.At)
+	if err != nil {
+		return "", r, err
+	}
+	addrs, port, err := c.to(p.To, proto)
+	if err != nil {
+		return "", r, err
+	}
+	if p.Size < 0 || p.Size > packet.MaxIP {
+		return "", r, bad("size %d is outside 0..%d", p.Size, packet.MaxIP)
+	}
+	for _, src := range from.addrs {
+		for _, dst := range addrs {
+			if src.Is4() == dst.Is4() {
+				return from.node, agent.TraceRequest{
+					Sender: from.kind, Name: from.name, Proto: proto, Size: p.Size,
+					Source: netip.AddrPortFrom(src, sourcePort), Destination: netip.AddrPortFrom(dst, port),
+				}, nil
+			}
+		}
+	}
+	return "", r, bad("%s and %s have no address family in common", p.From, p.To)
+}
+
+// from finds the sender.
+func (c *Cluster) from(s, at string) (sender, error) {
+	if at == "" {
+		at = c.first
+	}
+	entry := c.state.Node(at)
+	if entry == nil {
+		if c.first == "" {
+			return sender{}, bad("the cluster has no node")
+		}
+		return sender{}, bad("there is no node %s to enter at", at)
+	}
+	if name, ok := strings.CutPrefix(s, "node/"); ok {
+		n := c.state.Node(name)
+		if n == nil {
+			return sender{}, bad("there is no node %s", name)
+		}
+		return sender{node: n.Name, kind: agent.SenderNode, addrs: n.Addresses}, nil
+	}
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return c.owner(a.Unmap(), entry)
+	}
+	p, err := c.pod(s, "FROM is NAMESPACE/POD, node/NAME or an IP")
+	if err != nil {
+		return sender{}, err
+	}
+	return c.podSender(p)
+}
+
+func (c *Cluster) podSender(p *cluster.Pod) (sender, error) {
+	if c.state.Node(p.Node) == nil {
+		return sender{}, bad("pod %s is on no node that is known", p.Key())
+	}
+	if p.HostNetwork {
+		return sender{node: p.Node, kind: agent.SenderNode, addrs: p.IPs}, nil
+	}
+	return sender{node: p.Node, kind: agent.SenderPod, name: p.Key().String(), addrs: p.IPs}, nil
+}
+
+// owner finds who has an address: a pod, a node, nobody in the range of a node's
+// pods, or else somebody outside, who enters at a node.
+func (c *Cluster) owner(a netip.Addr, entry *cluster.Node) (sender, error) {
+	if a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+		return sender{}, bad("%s is no address that a packet can come from", a)
+	}
+	s := sender{addrs: []netip.Addr{a}}
+	if p := c.pods[a]; p != nil {
+		whole, err := c.podSender(p)
+		s.node, s.kind, s.name = whole.node, whole.kind, whole.name
+		return s, err
+	}
+	if n := c.owners[a]; n != nil {
+		s.node, s.kind = n.Name, agent.SenderNode
+		return s, nil
+	}
+	for n := range c.state.Nodes.All() {
+		for _, r := range n.PodCIDRs {
+			if r.Contains(a) {
+				s.node, s.kind = n.Name, agent.SenderPod
+				return s, nil
+			}
+		}
+	}
+	s.node, s.kind = entry.Name, agent.SenderOutside
+	if a.IsLoopback() {
+		s.kind = agent.SenderNode
+	}
+	return s, nil
+}
+
+// toForms are the forms of TO.
+const toForms = "TO is NAMESPACE/POD:PORT, svc/NAMESPACE/NAME:PORT, IP:PORT or [IP6]:PORT"
+
+// to finds the addresses of TO, in the order of preference, and the port. With
+// ICMP the port may be left out, and means nothing.
+func (c *Cluster) to(s string, proto uint8) (addrs []netip.Addr, port uint16, err error) {
+	host, number := s, ""
+	if a, err := netip.ParseAddr(s); err == nil && a.Is6() {
+		if proto != packet.ProtoICMP { // its last part may have been meant as the port
+			return nil, 0, bad("%q has no port: write an IPv6 address as [IP6]:PORT", s)
+		}
+	} else if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
+		host, number = s[:i], s[i+1:]
+	}
+	if name, ok := strings.CutPrefix(host, "svc/"); ok && strings.Contains(name, "/") {
+		return nil, 0, bad("there is no service %s", name)
+	}
+	if n, err := strconv.ParseUint(number, 10, 16); err == nil && n > 0 {
+		port = uint16(n)
+	} else if number != "" {
+		return nil, 0, bad("%q: port %q is not a number from 1 to 65535", s, number)
+	} else if proto != packet.ProtoICMP {
+		return nil, 0, bad("%q has no port: %s", s, toForms)
+	}
+	if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		if a.Zone() != "" {
+			return nil, 0, bad("%s has a zone; a packet to it never leaves its link", a)
+		}
+		return []netip.Addr{a.Unmap()}, port, nil
+	}
+	p, err := c.pod(host, toForms)
+	if err != nil {
+		return nil, 0, err
+	}
+	return p.IPs, port, nil
+}
+
+// pod finds a pod that has an address. Without a namespace it is in the default
+// one, as everywhere.
+func (c *Cluster) pod(s, forms string) (*cluster.Pod, error) {
+	namespace, name, ok := strings.Cut(s, "/")
+	if !ok {
+		namespace, name = "default", s
+	}
+	if namespace == "" || name == "" || strings.Contains(name, "/") {
+		return nil, bad("%q is not understood: %s", s, forms)
+	}
+	p := c.state.Pod(cluster.Key{Namespace: namespace, Name: name})
+	switch {
+	case p == nil && ok:
+		return nil, bad("there is no pod %s", s)
+	case p == nil:
+		return nil, bad("there is no pod default/%s: %s", s, forms)
+	case p.Ended():
+		return nil, bad("pod %s has ended, and has no address any more", p.Key())
+	case len(p.IPs) == 0 && p.Reason != "":
+		return nil, bad("pod %s has no address: %s", p.Key(), p.Reason)
+	case len(p.IPs) == 0:
+		return nil, bad("pod %s has no address yet", p.Key())
+	}
+	return p, nil
+}

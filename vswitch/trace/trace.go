@@ -1,0 +1,123 @@
+// Package trace explains what becomes of a packet on its way through a cluster.
+// It knows who sends it and where to, asks the sender's node, then the node to
+// which that one passes the packet on, and so forth, and puts the answers
+// together. It decides nothing itself: every answer comes from the code that
+// forwards (vswitch.Switch.Trace), of running nodes or of a fabric that was
+// made from manifests, and what one node is asked about is what the last one
+// would have sent.
+//
+// The words of a Result and its JSON form are fixed: scripts rely on them.
+package trace
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+
+	"vswitch/vswitch/agent"
+	"vswitch/vswitch/packet"
+)
+
+// Probe is a packet to explain, in the words of a person.
+type Probe struct {
+	// ID is given back in the Result, whatever JSON it is.
+	ID json.RawMessage `json:"id"`
+	// From is NAMESPACE/POD, node/NAME, or an IP: whoever has it.
+	From string `json:"from"`
+	// To is NAMESPACE/POD:PORT, svc/NAMESPACE/NAME:PORT, IP:PORT or [IP6]:PORT.
+	To string `json:"to"`
+	// Proto is tcp, udp, sctp or icmp; empty is tcp. ICMP has no ports.
+	Proto string `json:"proto"`
+	// At is the node where a client outside enters; empty is the first by name.
+	At string `json:"at"`
+	// Size of the IP packet in bytes; 0 is the smallest.
+	Size int `json:"-"`
+}
+
+// Result is what became of a Probe's packet.
+type Result struct {
+	ID      json.RawMessage `json:"id"`
+	Verdict Verdict         `json:"verdict"`
+	// Reason is a stable word (vswitch.Reason); empty when it was delivered.
+	Reason string `json:"reason"`
+	// Policy is what decided, when a policy did.
+	Policy string `json:"policy"`
+	// Backends are all endpoints that the service could have chosen, in order.
+	Backends []string `json:"backends"`
+	// Destination and Source are those that the packet arrived or died with.
+	Destination string `json:"destination"`
+	Source      string `json:"source"`
+	// SNAT is set when the source is not the one that the packet was sent with.
+	SNAT bool  `json:"snat"`
+	Hops []Hop `json:"hops"`
+}
+
+// Verdict is the end of a packet's way.
+type Verdict string
+
+// Verdicts.
+const (
+	Delivered Verdict = "delivered"
+	// Dropped packets die in silence, of Rejected ones the sender is told.
+	Dropped  Verdict = "dropped"
+	Rejected Verdict = "rejected"
+)
+
+// Hop is one thing that a node found or did.
+type Hop struct {
+	Node  string `json:"node"`
+	Stage string `json:"stage"`
+	Did   string `json:"did"`
+}
+
+// Nodes asks a node of the cluster what would become of a packet.
+// fabric.Fabric is one.
+type Nodes interface {
+	Trace(ctx context.Context, node string, r agent.TraceRequest) (agent.TraceResult, error)
+}
+
+// Trace explains a packet. An *InputError says what is wrong with p; other
+// errors are those of Nodes.
+func (c *Cluster) Trace(ctx context.Context, p Probe) (*Result, error) {
+	node, req, err := c.resolve(p)
+	if err != nil {
+		return nil, err
+	}
+	r := &Result{ID: p.ID, Backends: []string{}, Hops: []Hop{}}
+	if r.ID == nil {
+		r.ID = json.RawMessage(`""`)
+	}
+	proto, source := req.Proto, req.Source.Addr()
+	for { // every hop costs the packet some of its TTL, so there is an end
+		res, err := c.nodes.Trace(ctx, node, req)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range res.Steps {
+			r.Hops = append(r.Hops, Hop{res.Node, s.Stage, s.Did})
+		}
+		r.Source, r.SNAT = res.Source.Addr().String(), res.Source.Addr() != source
+		r.Destination = endpoint(res.Destination, proto)
+		switch {
+		case res.Reason == "" && res.NextNode != "":
+			req = agent.TraceRequest{Sender: agent.SenderPeer, Name: node, Frame: res.Frame}
+			node = res.NextNode
+			continue
+		case res.Reason == "":
+			r.Verdict = Delivered
+		case res.Rejected:
+			r.Verdict, r.Reason = Rejected, res.Reason
+		default:
+			r.Verdict, r.Reason = Dropped, res.Reason
+		}
+		return r, nil
+	}
+}
+
+// endpoint writes a destination, without a port where the protocol has none.
+func endpoint(a netip.AddrPort, proto uint8) string {
+	if proto == packet.ProtoICMP {
+		return a.Addr().String()
+	}
+	return a.String()
+}
