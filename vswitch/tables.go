@@ -20,7 +20,8 @@ const (
 	// other nodes without encapsulation (mode direct). All it delivers is for
 	// the switch; sources must lie in some peer's ranges, or be the host's.
 	PortUplink
-	// PortNode is the node itself: it speaks as the node's own addresses.
+	// PortNode is the node itself: it speaks as the node's own addresses, from
+	// whatever MAC.
 	PortNode
 	// PortOutside is where clients from outside the cluster come in. They may
 	// be anybody but a pod, a node or a service.
