@@ -20,6 +20,7 @@ func TestB28SameNameOtherAddress(t *testing.T) {
 	}{
 		{"crashed/local", Local(), func(c *sim, g *Gossip) { c.crash("n4") }},
 		{"crashed/lan", LAN(), func(c *sim, g *Gossip) { c.crash("n4") }},
+		{"suspected/lan", LAN(), func(c *sim, g *Gossip) { c.crash("n4"); time.Sleep(2 * time.Second) }},
 		{"failed/local", Local(), func(c *sim, g *Gossip) { c.crash("n4"); time.Sleep(10 * time.Second) }},
 		{"forgotten by memberlist/local", Local(), func(c *sim, g *Gossip) { c.crash("n4"); time.Sleep(time.Minute) }},
 		{"left/local", Local(), func(c *sim, g *Gossip) { must0(c.t, g.Leave(context.Background())); c.crash("n4") }},

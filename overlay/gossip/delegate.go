@@ -70,7 +70,7 @@ func (d delegate) NotifyMerge(peers []*memberlist.Node) error {
 			return fmt.Errorf("node %.64q: %w", n.Name, errCluster)
 		}
 		if n.Name == d.g.cfg.Name {
-			d.g.recognize(m)
+			d.g.recognize(n, m)
 		}
 	}
 	return nil
@@ -78,11 +78,15 @@ func (d delegate) NotifyMerge(peers []*memberlist.Node) error {
 
 // NotifyConflict notes that two nodes use one name.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
-	g := d.g
-	g.mu.Lock()
-	g.rivals[existing.Name] = rival{was: nodeAddr(existing), other: nodeAddr(other), seen: time.Now()}
+	d.g.mu.Lock()
+	defer d.g.mu.Unlock()
+	d.g.conflict(existing.Name, nodeAddr(existing), nodeAddr(other))
+}
+
+// conflict needs g.mu.
+func (g *Gossip) conflict(name string, was, other netip.AddrPort) {
+	g.rivals[name] = rival{was: was, other: other, seen: time.Now()}
 	g.changed()
-	g.mu.Unlock()
 }
 
 // AckPayload puts the number of this life into the answers to probes.
@@ -177,10 +181,15 @@ func (g *Gossip) replace(name string, addr netip.AddrPort) {
 	}
 }
 
-// lost takes a node that memberlist gave up.
+// lost takes a node that memberlist gave up, or that left. Whoever else used its
+// name may have it now, and is to be asked at once (targets): it was ignored
+// while it announced itself, and does not know that this is over.
 func (g *Gossip) lost(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if _, ok := g.rivals[name]; ok {
+		poke(g.rejoin)
+	}
 	if m := g.members[name]; m != nil && m.state == Alive {
 		g.end(m, Failed)
 	}

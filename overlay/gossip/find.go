@@ -128,11 +128,17 @@ func (g *Gossip) targets(aliases map[netip.AddrPort]bool) []netip.AddrPort {
 		// does. They know the others.
 		add(alive, 1)
 	}
-	if _, ok := g.rivals[g.cfg.Name]; ok {
-		// Others still know an older node of this name. Ask some of them again
-		// and again: each accepts this one as soon as the other is gone.
-		add(alive, 2)
+	var heirs []netip.AddrPort
+	for name, r := range g.rivals {
+		if name == g.cfg.Name {
+			// Others still know an older node of this name. Ask some of them again
+			// and again: each accepts this one as soon as the other is gone.
+			add(alive, 2)
+		} else if m := g.members[name]; m == nil || m.state != Alive {
+			heirs = append(heirs, r.other)
+		}
 	}
+	add(heirs, tryAtOnce)
 	return out
 }
 

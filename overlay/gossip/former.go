@@ -1,6 +1,10 @@
 package gossip
 
-import "time"
+import (
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
 
 // memory is what others told about the ranges of a node that is gone.
 type memory struct {
@@ -59,13 +63,21 @@ func (g *Gossip) lastClaims() []Claim {
 	return append(g.cfg.LastClaims[:len(g.cfg.LastClaims):len(g.cfg.LastClaims)], g.memories[g.cfg.Name].claims...)
 }
 
-// recognize keeps the claims of this node's earlier life, as others still have
-// them.
-func (g *Gossip) recognize(m *meta) {
-	if m.life == g.life || len(m.claims) == 0 {
+// recognize takes what others still have of this node's name: the claims of
+// its earlier life, and a place where they look for it.
+func (g *Gossip) recognize(n *memberlist.Node, m *meta) {
+	if m.life == g.life {
 		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.memories[g.cfg.Name] = memory{m.claims, time.Now().Add(g.cfg.Timing.Forget)}
+	if len(m.claims) > 0 {
+		g.memories[g.cfg.Name] = memory{m.claims, time.Now().Add(g.cfg.Timing.Forget)}
+	}
+	// Of a node that is suspected, memberlist reports no conflict: it refutes
+	// the suspicion, which the others ignore as they ignore the new address.
+	gone := n.State == memberlist.StateDead || n.State == memberlist.StateLeft
+	if a := nodeAddr(n); g.self.IsValid() && a != g.self && !gone {
+		g.conflict(g.cfg.Name, g.self, a)
+	}
 }
