@@ -37,7 +37,8 @@ type Config struct {
 	Keys [][]byte
 	// KeyFile keeps the keyring over a restart, so that a rotation is not
 	// undone: base64 keys, one a line, the first one encrypts. If the file
-	// exists its keys are used instead of Keys; if not, it is written.
+	// exists its keys are used instead of Keys; if not, Keys are written to it,
+	// and it is an error if there are none.
 	KeyFile string
 
 	// Self are the node's own facts. SetSelf changes them later.

@@ -159,6 +159,7 @@ func (g *Gossip) met(n *memberlist.Node) {
 		m.peer = g.newPeer(n.Name, addr)
 	}
 	m.addr, m.meta = addr, decoded
+	g.alone = false
 	delete(g.rivals, n.Name)
 	delete(g.suspects, addr)
 	g.replace(n.Name, addr)

@@ -34,6 +34,7 @@ func (g *Gossip) find() {
 		default:
 			g.permit(claimBlind)
 			if err != nil && g.alive.Load() == 1 {
+				g.isolated()
 				g.lines.warn("this node is alone: no node of the join list answers", "join", g.seeds(), "err", err)
 			}
 		}

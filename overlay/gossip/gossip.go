@@ -54,27 +54,29 @@ type Gossip struct {
 
 	// mu guards all that follows. It may be taken under memberlist's own lock,
 	// so no method of ml may be called while it is held.
-	mu        sync.Mutex
-	facts     Facts
-	pods      []Pod // as SetPods gave them; own has those inside the claims
-	claims    []Claim
-	claimable claimable
-	settling  map[netip.Prefix]time.Time // claims that may not be used before
-	exhausted []string                   // sentences about ranges that are used up
-	own       *ledger
-	members   map[string]*member
-	gaps      map[string]*gap
-	memories  map[string]memory       // by node, those in members excepted
-	suspects  map[netip.AddrPort]bool // addresses to join at once
-	rivals    map[string]rival
-	leaving   bool
-	bidden    []bid // what granted and conflicts were made of
-	granted   map[string][]netip.Prefix
-	conflicts []Conflict
-	fresh     bool // state reflects all of the above
-	state     *State
-	changes   chan struct{} // closed by the next change
-	told      map[string]bool
+	mu         sync.Mutex
+	facts      Facts
+	pods       []Pod // as SetPods gave them; own has those inside the claims
+	claims     []Claim
+	claimable  claimable
+	settling   map[netip.Prefix]time.Time // claims that may not be used before
+	exhausted  []string                   // sentences about ranges that are used up
+	own        *ledger
+	members    map[string]*member
+	gaps       map[string]*gap
+	memories   map[string]memory       // by node, those in members excepted
+	suspects   map[netip.AddrPort]bool // addresses to join at once
+	rivals     map[string]rival
+	complaints map[string]time.Time // sentences about what was refused, and when last
+	alone      bool                 // no seed answers
+	leaving    bool
+	bidden     []bid // what granted and conflicts were made of
+	granted    map[string][]netip.Prefix
+	conflicts  []Conflict
+	fresh      bool // state reflects all of the above
+	state      *State
+	changes    chan struct{} // closed by the next change
+	told       map[string]bool
 }
 
 // member is another node. Its meta is what it announced last.
@@ -113,11 +115,11 @@ func Start(cfg Config) (*Gossip, error) {
 		started: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1),
 		remeta: make(chan struct{}, 1), rejoin: make(chan struct{}, 1), sending: make(chan struct{}, maxStreams),
 		facts: cfg.Self.clone(), members: map[string]*member{}, gaps: map[string]*gap{},
-		suspects: map[netip.AddrPort]bool{}, rivals: map[string]rival{}, changes: make(chan struct{}), told: map[string]bool{},
+		suspects: map[netip.AddrPort]bool{}, rivals: map[string]rival{}, complaints: map[string]time.Time{}, changes: make(chan struct{}), told: map[string]bool{},
 		settling: map[netip.Prefix]time.Time{}, memories: map[string]memory{},
 	}
 	g.alive.Store(1)
-	g.lines = newLines(g.log, &g.counters)
+	g.lines = newLines(g.log, &g.counters, g.complain)
 	g.beacons.RetransmitMult = 2
 	g.beacons.NumNodes = func() int { return int(g.alive.Load()) }
 	g.own = newLedger(cfg.Name, g.life, g.facts.Labels)

@@ -3,13 +3,9 @@ package gossip
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/hashicorp/memberlist"
@@ -19,13 +15,17 @@ import (
 var (
 	// ErrNoKeys: the cluster runs without encryption.
 	ErrNoKeys = errors.New("gossip is not encrypted; start all nodes with a key to encrypt it")
+	// ErrKeySize: AES has no such keys.
+	ErrKeySize = errors.New("a key has 16, 24 or 32 bytes")
 	// ErrPrimaryKey: the key encrypts at present.
 	ErrPrimaryKey = errors.New("the primary key cannot be removed; use another key first")
 	// ErrUnknownKey: the key is not installed.
-	ErrUnknownKey = errors.New("the key is not installed; install it first")
+	ErrUnknownKey = errors.New("the key is not installed")
+	// ErrNodeDown: a node would miss a rotation, or misses the rest of it.
+	ErrNodeDown = errors.New("it is down, and would be refused with its old key when it comes back")
 )
 
-// Fingerprint names a key without telling it.
+// Fingerprint names a key without telling it: 16 hexadecimal digits.
 func Fingerprint(key []byte) string {
 	sum := sha256.Sum256(key)
 	return hex.EncodeToString(sum[:8])
@@ -39,17 +39,23 @@ type keyring struct {
 }
 
 // openKeyring returns the ring in file, or one of keys, which is then written
-// to file. Without either it returns nil: no encryption.
+// to file. Without either it returns nil: no encryption. A file that is named
+// and is nowhere is an error, not a reason to speak in the clear.
 func openKeyring(keys [][]byte, file string) (*keyring, error) {
-	stored, err := readKeys(file)
-	if err != nil {
-		return nil, err
+	var stored [][]byte
+	if file != "" {
+		var err error
+		if stored, err = readKeyFile(file); err != nil {
+			return nil, err
+		}
 	}
-	fresh := len(stored) == 0
-	if !fresh {
+	switch {
+	case len(stored) > 0:
 		keys = stored
-	}
-	if len(keys) == 0 {
+	case len(keys) > 0:
+	case file != "":
+		return nil, fmt.Errorf("%s does not exist; write the cluster's key to it, or a new one for a new cluster", file)
+	default:
 		return nil, nil
 	}
 	own := make([][]byte, len(keys))
@@ -61,71 +67,18 @@ func openKeyring(keys [][]byte, file string) (*keyring, error) {
 		return nil, err
 	}
 	k := &keyring{ring: ring, file: file}
-	if fresh {
+	if len(stored) == 0 {
 		return k, k.save()
 	}
 	return k, nil
 }
 
-// readKeys reads a key file; none is no error.
-func readKeys(file string) ([][]byte, error) {
-	if file == "" {
-		return nil, nil
-	}
-	data, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var keys [][]byte
-	for i, line := range strings.Split(string(data), "\n") {
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		k, err := base64.StdEncoding.DecodeString(line)
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: not base64; write one key a line", file, i+1)
-		}
-		if memberlist.ValidateKey(k) != nil {
-			return nil, fmt.Errorf("%s:%d: key of %d bytes; give 16, 24 or 32", file, i+1, len(k))
-		}
-		keys = append(keys, k)
-	}
-	if len(keys) == 0 {
-		return nil, fmt.Errorf("%s: holds no key; write one key a line in base64, or delete the file", file)
-	}
-	return keys, nil
-}
-
-// save writes the ring to its file, completely or not at all.
+// save writes the ring to its file, if it has one.
 func (k *keyring) save() error {
 	if k.file == "" {
 		return nil
 	}
-	var b strings.Builder
-	for _, key := range k.ring.GetKeys() {
-		b.WriteString(base64.StdEncoding.EncodeToString(key))
-		b.WriteByte('\n')
-	}
-	f, err := os.CreateTemp(filepath.Dir(k.file), ".keys-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("key file: %w", err)
-	}
-	_, err = f.WriteString(b.String())
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), k.file)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return fmt.Errorf("key file: %w", err)
-	}
-	return nil
+	return writeKeyFile(k.file, k.ring.GetKeys())
 }
 
 // fingerprints names the keys, the primary one first. A nil ring has none.
@@ -141,8 +94,19 @@ func (k *keyring) fingerprints() []string {
 	return out
 }
 
-// do changes the ring and its file.
-func (k *keyring) do(op keyOp, key []byte) error {
+// find returns the key of a fingerprint, or nil.
+func (k *keyring) find(fingerprint string) []byte {
+	for _, key := range k.ring.GetKeys() {
+		if Fingerprint(key) == fingerprint {
+			return key
+		}
+	}
+	return nil
+}
+
+// do changes the ring and its file. The argument is a key to install, and the
+// fingerprint of one to use or remove: only the first has to tell a secret.
+func (k *keyring) do(op keyOp, arg string) error {
 	if k == nil {
 		return ErrNoKeys
 	}
@@ -153,13 +117,18 @@ func (k *keyring) do(op keyOp, key []byte) error {
 	case opList:
 		return nil
 	case opInstall:
-		err = k.ring.AddKey(bytes.Clone(key))
+		err = k.ring.AddKey([]byte(arg))
 	case opUse:
-		if !k.has(key) {
+		key := k.find(arg)
+		if key == nil {
 			return ErrUnknownKey
 		}
 		err = k.ring.UseKey(key)
 	case opRemove:
+		key := k.find(arg)
+		if key == nil {
+			return nil // as it is wanted
+		}
 		err = k.remove(key)
 	default:
 		return fmt.Errorf("unknown keyring operation %d", op)
@@ -170,16 +139,7 @@ func (k *keyring) do(op keyOp, key []byte) error {
 	return k.save()
 }
 
-func (k *keyring) has(key []byte) bool {
-	for _, o := range k.ring.GetKeys() {
-		if bytes.Equal(o, key) {
-			return true
-		}
-	}
-	return false
-}
-
-// remove takes a key off the ring; one that is not on it is no error.
+// remove takes a key off the ring.
 //
 // memberlist's RemoveKey closes the gap in the slice that concurrent
 // decryption is reading. Removing the last key closes no gap, so the key is
@@ -190,9 +150,6 @@ func (k *keyring) remove(key []byte) error {
 	keys := k.ring.GetKeys()
 	if bytes.Equal(keys[0], key) {
 		return ErrPrimaryKey
-	}
-	if !k.has(key) {
-		return nil
 	}
 	if !bytes.Equal(keys[len(keys)-1], key) {
 		for _, other := range keys {

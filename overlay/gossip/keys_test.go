@@ -41,7 +41,7 @@ func TestB34Rotation(t *testing.T) {
 		c.edit = append(c.edit, withKeys(keyA), func(cfg *Config) { cfg.KeyFile = filepath.Join(dir, cfg.Name) })
 		gs := c.startN(4)
 		ctx := soon(t)
-		if _, err := gs[0].UseKey(ctx, keyB); !errors.Is(err, ErrUnknownKey) {
+		if _, err := gs[0].UseKey(ctx, Fingerprint(keyB)); !errors.Is(err, ErrUnknownKey) {
 			t.Fatalf("using a key that nobody has: %v", err)
 		}
 		if _, err := gs[0].InstallKey(ctx, []byte("short")); err == nil {
@@ -49,23 +49,22 @@ func TestB34Rotation(t *testing.T) {
 		}
 		// Install on three of four nodes, as if the fourth had missed it.
 		for _, g := range gs[:3] {
-			must0(t, g.ring.do(opInstall, keyB))
+			must0(t, g.ring.do(opInstall, string(keyB)))
 		}
-		if _, err := gs[0].UseKey(ctx, keyB); !errors.Is(err, ErrUnknownKey) || !strings.Contains(err.Error(), "n4") {
+		if _, err := gs[0].UseKey(ctx, Fingerprint(keyB)); !errors.Is(err, ErrUnknownKey) || !strings.Contains(err.Error(), "n4") {
 			t.Fatalf("using a key that n4 does not have: %v", err)
 		}
 		steps := []struct {
 			what string
-			do   func(context.Context, []byte) ([]KeyAnswer, error)
-			key  []byte
+			do   func() ([]KeyAnswer, error)
 			want []string
 		}{
-			{"install", gs[2].InstallKey, keyB, []string{Fingerprint(keyA), Fingerprint(keyB)}},
-			{"use", gs[1].UseKey, keyB, []string{Fingerprint(keyB), Fingerprint(keyA)}},
-			{"remove", gs[3].RemoveKey, keyA, []string{Fingerprint(keyB)}},
+			{"install", func() ([]KeyAnswer, error) { return gs[2].InstallKey(soon(t), keyB) }, []string{Fingerprint(keyA), Fingerprint(keyB)}},
+			{"use", func() ([]KeyAnswer, error) { return gs[1].UseKey(soon(t), Fingerprint(keyB)) }, []string{Fingerprint(keyB), Fingerprint(keyA)}},
+			{"remove", func() ([]KeyAnswer, error) { return gs[3].RemoveKey(soon(t), Fingerprint(keyA)) }, []string{Fingerprint(keyB)}},
 		}
 		for i, s := range steps {
-			as, err := s.do(soon(t), s.key)
+			as, err := s.do()
 			if err != nil || len(as) != 4 {
 				t.Fatalf("%s: %v %v", s.what, as, err)
 			}
@@ -80,8 +79,11 @@ func TestB34Rotation(t *testing.T) {
 			})
 			c.agree(0, gs...)
 		}
-		if _, err := gs[0].RemoveKey(soon(t), keyB); !errors.Is(err, ErrPrimaryKey) {
+		if _, err := gs[0].RemoveKey(soon(t), Fingerprint(keyB)); !errors.Is(err, ErrPrimaryKey) {
 			t.Errorf("the primary key was removed: %v", err)
+		}
+		if _, err := gs[0].RemoveKey(soon(t), Fingerprint(keyC)); !errors.Is(err, ErrUnknownKey) {
+			t.Errorf("a key that nobody has was removed: %v", err)
 		}
 		for _, g := range gs {
 			if n := g.Counters().BadKey; n != 0 {
@@ -99,6 +101,95 @@ func TestB34Rotation(t *testing.T) {
 	})
 }
 
+// RotateKey leaves one key everywhere and loses nothing on the way, from
+// whatever an interrupted rotation left.
+func TestB34RotateAtOnce(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		begin func(t *testing.T, gs []*Gossip)
+	}{
+		{"one key", func(*testing.T, []*Gossip) {}},
+		{"installed on some", func(t *testing.T, gs []*Gossip) {
+			must0(t, gs[1].ring.do(opInstall, string(keyC)))
+		}},
+		{"used by some", func(t *testing.T, gs []*Gossip) {
+			_, err := gs[0].InstallKey(soon(t), keyC)
+			must0(t, err)
+			must0(t, gs[2].ring.do(opUse, Fingerprint(keyC)))
+		}},
+		{"begun with the same key", func(t *testing.T, gs []*Gossip) {
+			_, err := gs[0].InstallKey(soon(t), keyB)
+			must0(t, err)
+			must0(t, gs[1].ring.do(opUse, Fingerprint(keyB)))
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			simulate(t, func(t *testing.T, c *sim) {
+				c.edit = append(c.edit, withKeys(keyA))
+				c.net.SetLink(time.Millisecond, 40*time.Millisecond, 0)
+				gs := c.startN(4)
+				tc.begin(t, gs)
+				as, err := gs[3].RotateKey(soon(t), keyB, false)
+				must0(t, err)
+				for _, a := range as {
+					if !slices.Equal(a.Keys, []string{Fingerprint(keyB)}) {
+						t.Errorf("%s has %v", a.Node, a.Keys)
+					}
+				}
+				c.never(5*time.Second, "a member was lost", func() bool {
+					return slices.ContainsFunc(gs, func(g *Gossip) bool { return g.Snapshot().Alive() != 4 })
+				})
+				for _, g := range gs {
+					if n := g.Counters().BadKey; n != 0 {
+						t.Errorf("%s: %d messages could not be decrypted", g.cfg.Name, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A rotation that a node would miss is refused, and one whose steps are not
+// done everywhere stops where all nodes still understand each other.
+func TestB34RotateWithoutANode(t *testing.T) {
+	simulate(t, func(t *testing.T, c *sim) {
+		c.edit = append(c.edit, withKeys(keyA))
+		gs := c.startN(4)
+		c.net.Partition([]netip.AddrPort{at(3)}) // and nobody knows yet
+		_, err := gs[0].RotateKey(soon(t), keyB, true)
+		if err == nil || !strings.Contains(err.Error(), "n3: no answer") {
+			t.Fatalf("a rotation without n3: %v", err)
+		}
+		c.within(10*time.Second, "n3 is gone", func() bool { return gs[0].Snapshot().Node("n3").State == Failed })
+		if _, err := gs[0].RotateKey(soon(t), keyB, false); !errors.Is(err, ErrNodeDown) || !strings.Contains(err.Error(), "n3") {
+			t.Fatalf("a rotation while n3 is down: %v", err)
+		}
+		c.net.Partition()
+		c.agree(10*time.Second, gs...)
+		time.Sleep(10 * time.Second) // old alarms pass by
+		as, err := gs[0].RotateKey(soon(t), keyB, false)
+		if must0(t, err); len(as) != 4 {
+			t.Errorf("answers of %d nodes", len(as))
+		}
+		// One that goes down on the way stops it.
+		time.AfterFunc(100*time.Millisecond, func() { c.net.Partition([]netip.AddrPort{at(2)}) })
+		_, err = gs[0].RotateKey(soon(t), keyC, false)
+		if err == nil || !strings.Contains(err.Error(), "n2") {
+			t.Errorf("a rotation that n2 did not end: %v", err)
+		}
+		c.net.Partition()
+		c.agree(10*time.Second, gs...)
+		time.Sleep(10 * time.Second)
+		_, err = gs[0].RotateKey(soon(t), keyC, false)
+		must0(t, err)
+		c.crash("n4")
+		c.within(10*time.Second, "n4 is gone", func() bool { return agreed(gs[:3]) })
+		if as, err = gs[1].RotateKey(soon(t), keyA, true); err != nil || len(as) != 3 {
+			t.Errorf("a forced rotation: %v %v", as, err)
+		}
+	})
+}
+
 // A node that was down in a rotation is refused, both sides say so once a
 // minute, and it is in once it has the key.
 func TestB34MissedRotation(t *testing.T) {
@@ -110,8 +201,8 @@ func TestB34MissedRotation(t *testing.T) {
 		ctx := soon(t)
 		for _, f := range []func() ([]KeyAnswer, error){
 			func() ([]KeyAnswer, error) { return gs[0].InstallKey(ctx, keyB) },
-			func() ([]KeyAnswer, error) { return gs[0].UseKey(ctx, keyB) },
-			func() ([]KeyAnswer, error) { return gs[0].RemoveKey(ctx, keyA) },
+			func() ([]KeyAnswer, error) { return gs[0].UseKey(ctx, Fingerprint(keyB)) },
+			func() ([]KeyAnswer, error) { return gs[0].RemoveKey(ctx, Fingerprint(keyA)) },
 		} {
 			if as, err := f(); err != nil || len(as) != 2 {
 				t.Fatal(as, err)
@@ -126,6 +217,12 @@ func TestB34MissedRotation(t *testing.T) {
 		if a, b := gs[0].Counters().BadKey, gs[2].Counters().BadKey; a < 10 {
 			t.Errorf("counted %d and %d", a, b)
 		}
+		told := func(g *Gossip, words string) bool {
+			return slices.ContainsFunc(g.Snapshot().Problems, func(p string) bool { return strings.Contains(p, words) })
+		}
+		if !told(gs[0], "unknown key from "+at(3).Addr().String()) || !told(gs[2], "this node is alone") {
+			t.Errorf("the problems name nobody:\n%s", c.dump())
+		}
 		if n := c.log.count(`"dropped traffic encrypted with an unknown key"`); n < 2 || n > 8 {
 			t.Errorf("the unknown key was logged %d times in 150 s", n)
 		}
@@ -134,9 +231,12 @@ func TestB34MissedRotation(t *testing.T) {
 		}
 		_, err := gs[2].InstallKey(soon(t), keyB)
 		must0(t, err)
-		_, err = gs[2].UseKey(soon(t), keyB)
+		_, err = gs[2].UseKey(soon(t), Fingerprint(keyB))
 		must0(t, err)
 		t.Logf("in after %s", c.agree(5*time.Second, gs...))
+		c.within(2*quiet, "the problems are over", func() bool {
+			return !slices.ContainsFunc(gs, func(g *Gossip) bool { return len(g.Snapshot().Problems) > 0 })
+		})
 	})
 }
 
@@ -162,6 +262,19 @@ func TestKeysNamesWhoDoesNotAnswer(t *testing.T) {
 		as, err := gs[0].Keys(soon(t))
 		if err != nil || len(as) != 3 {
 			t.Fatal(as, err)
+		}
+		// n3 does not know n1 yet, and cannot answer before it does.
+		gs[2].mu.Lock()
+		unknown := gs[2].members["n1"]
+		delete(gs[2].members, "n1")
+		gs[2].mu.Unlock()
+		time.AfterFunc(time.Second, func() {
+			gs[2].mu.Lock()
+			defer gs[2].mu.Unlock()
+			gs[2].members["n1"] = unknown
+		})
+		if as, err := gs[0].Keys(soon(t)); err != nil || len(as) != 3 {
+			t.Errorf("%v %v", as, err)
 		}
 		c.net.Partition([]netip.AddrPort{at(3)})
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
@@ -199,22 +312,22 @@ func TestRemoveKeyWhileReading(t *testing.T) {
 		})
 	}
 	for range 2000 {
-		must0(t, k.do(opRemove, keyB))
-		must0(t, k.do(opInstall, keyB))
-		must0(t, k.do(opRemove, keyC))
-		must0(t, k.do(opInstall, keyC))
-		must0(t, k.do(opRemove, keyB))
-		must0(t, k.do(opInstall, keyB))
+		must0(t, k.do(opRemove, Fingerprint(keyB)))
+		must0(t, k.do(opInstall, string(keyB)))
+		must0(t, k.do(opRemove, Fingerprint(keyC)))
+		must0(t, k.do(opInstall, string(keyC)))
+		must0(t, k.do(opRemove, Fingerprint(keyB)))
+		must0(t, k.do(opInstall, string(keyB)))
 	}
 	close(stop)
 	wg.Wait()
 	if got := k.fingerprints(); len(got) != 3 || got[0] != Fingerprint(keyA) {
 		t.Error(got)
 	}
-	if err := k.do(opRemove, keyA); !errors.Is(err, ErrPrimaryKey) {
+	if err := k.do(opRemove, Fingerprint(keyA)); !errors.Is(err, ErrPrimaryKey) {
 		t.Error(err)
 	}
-	if err := k.do(opUse, []byte("nobody has this")); !errors.Is(err, ErrUnknownKey) {
+	if err := k.do(opUse, "nobody has this"); !errors.Is(err, ErrUnknownKey) {
 		t.Error(err)
 	}
 }
@@ -228,8 +341,8 @@ func TestKeyFile(t *testing.T) {
 	if st, err := os.Stat(file); err != nil || runtime.GOOS != "windows" && st.Mode().Perm() != 0o600 {
 		t.Fatalf("%v %v", st.Mode(), err)
 	}
-	must0(t, k.do(opInstall, keyB))
-	must0(t, k.do(opUse, keyB))
+	must0(t, k.do(opInstall, string(keyB)))
+	must0(t, k.do(opUse, Fingerprint(keyB)))
 	again, err := openKeyring([][]byte{keyC}, file)
 	must0(t, err)
 	if got := again.fingerprints(); !slices.Equal(got, []string{Fingerprint(keyB), Fingerprint(keyA)}) {
@@ -237,8 +350,8 @@ func TestKeyFile(t *testing.T) {
 	}
 	for _, tc := range []struct{ name, text, want string }{
 		{"comment and blank lines", "# keys\n\n" + b64(keyC) + "\n", ""},
-		{"not base64", b64(keyC) + "\n%%%\n", ":2: not base64"},
-		{"short", b64([]byte("short")) + "\n", ":1: key of 5 bytes"},
+		{"not base64", b64(keyC) + "\n%%%\n", "line 2: not base64"},
+		{"short", b64([]byte("short")) + "\n", "line 1: key of 5 bytes"},
 		{"empty", "\n", "holds no key"},
 	} {
 		must0(t, os.WriteFile(file, []byte(tc.text), 0o600))
@@ -247,8 +360,23 @@ func TestKeyFile(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 	}
-	if k, err := openKeyring(nil, filepath.Join(dir, "none")); k != nil || err != nil {
+	if k, err := openKeyring(nil, ""); k != nil || err != nil {
 		t.Errorf("no keys at all: %v %v", k, err)
+	}
+	if _, err := openKeyring(nil, filepath.Join(dir, "none")); err == nil || !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("a key file that is not there: %v", err)
+	}
+	made := filepath.Join(dir, "made")
+	key, err := CreateKeyFile(made)
+	must0(t, err)
+	if k, err := openKeyring(nil, made); err != nil || k.fingerprints()[0] != Fingerprint(key) {
+		t.Errorf("a key that was made is not read back: %v", err)
+	}
+	if st, err := os.Stat(made); err != nil || runtime.GOOS != "windows" && st.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", st.Mode(), err)
+	}
+	if _, err := CreateKeyFile(made); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a key was overwritten: %v", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".keys-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)

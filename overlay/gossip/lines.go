@@ -1,8 +1,10 @@
 package gossip
 
 import (
+	"fmt"
 	"log"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +20,9 @@ const quiet = time.Minute
 type lines struct {
 	log      *slog.Logger
 	counters *counters
+	// refused is told in a sentence about traffic that this node's keys do not
+	// fit. It must not log to this.
+	refused func(problem string)
 
 	mu    sync.Mutex
 	spoke map[string]*silence
@@ -28,8 +33,8 @@ type silence struct {
 	unsaid int
 }
 
-func newLines(l *slog.Logger, c *counters) *lines {
-	return &lines{log: l, counters: c, spoke: map[string]*silence{}}
+func newLines(l *slog.Logger, c *counters, refused func(string)) *lines {
+	return &lines{log: l, counters: c, refused: refused, spoke: map[string]*silence{}}
 }
 
 func (l *lines) logger() *log.Logger { return log.New(l, "", 0) }
@@ -94,7 +99,11 @@ func (l *lines) Write(p []byte) (int, error) {
 	for i := range badInput {
 		b := &badInput[i]
 		if strings.Contains(text, b.words) {
-			b.count(l.counters).Add(1)
+			n := b.count(l.counters)
+			n.Add(1)
+			if n == &l.counters.badKey {
+				l.refused(fmt.Sprintf("%s from %s: %s", b.what, sender(text), b.fix))
+			}
 			l.warn(b.what, "fix", b.fix, "detail", text)
 			return len(p), nil
 		}
@@ -107,6 +116,16 @@ func (l *lines) Write(p []byte) (int, error) {
 	}
 	l.warn("memberlist", "says", text)
 	return len(p), nil
+}
+
+// sender returns the address that memberlist names at the end of a line. The
+// port of a stream is a new one each time.
+func sender(text string) string {
+	_, from, _ := strings.Cut(text, "from=")
+	if a, err := netip.ParseAddrPort(from); err == nil {
+		return a.Addr().Unmap().String()
+	}
+	return "an unknown address"
 }
 
 // warn logs what, unless the same was logged within the last minute.

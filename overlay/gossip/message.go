@@ -88,8 +88,8 @@ type wantMsg struct {
 type keyMsg struct {
 	id   uint64
 	from string
-	op   keyOp  // of a question
-	key  []byte // of a question
+	op   keyOp
+	arg  string // of a question (keyring.do)
 	fail string // of an answer
 	ring []string
 }
@@ -198,7 +198,7 @@ func (m *keyMsg) encode(kind uint8) []byte {
 	w.u64(m.id)
 	w.text(m.from)
 	w.u8(uint8(m.op))
-	w.text(string(m.key))
+	w.text(m.arg)
 	w.text(m.fail)
 	w.uint(uint64(len(m.ring)))
 	for _, k := range m.ring {
@@ -348,7 +348,7 @@ func (r *reader) digest() *digestMsg {
 }
 
 func (r *reader) keys() *keyMsg {
-	m := &keyMsg{id: r.u64(), from: r.name(), op: keyOp(r.u8()), key: []byte(r.text(maxText)), fail: r.text(4 * maxText)}
+	m := &keyMsg{id: r.u64(), from: r.name(), op: keyOp(r.u8()), arg: r.text(maxText), fail: r.text(4 * maxText)}
 	n := r.count(256, 1)
 	for range n {
 		m.ring = append(m.ring, r.text(maxText))

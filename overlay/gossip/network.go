@@ -88,7 +88,7 @@ func (n *Network) Dial(from, to netip.AddrPort, timeout time.Duration) (net.Conn
 	}
 	near, far := net.Pipe()
 	select {
-	case t.streams <- far:
+	case t.streams <- accepted{far, from}:
 		return near, near.SetDeadline(time.Now().Add(timeout))
 	case <-t.closed:
 		return nil, fmt.Errorf("dial %s: %w", to, errRefused)
@@ -136,6 +136,14 @@ func (n *Network) deliver(from, to netip.AddrPort, b []byte) {
 	}
 	time.AfterFunc(delay, arrive)
 }
+
+// accepted is the far end of a stream, which tells who dialled.
+type accepted struct {
+	net.Conn
+	from netip.AddrPort
+}
+
+func (a accepted) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(a.from) }
 
 // memTransport is one address of a Network.
 type memTransport struct {

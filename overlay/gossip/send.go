@@ -71,15 +71,14 @@ func (g *Gossip) spread() {
 	}
 }
 
-// send queues a message for a member and reports whether there was room. It
-// needs g.mu.
-func (p *peer) send(b []byte) bool {
+// send queues a message for a member, if there is room: whoever sends it asks
+// again. It needs g.mu.
+func (p *peer) send(b []byte) {
 	if len(p.queue) >= maxQueue {
-		return false
+		return
 	}
 	p.queue = append(p.queue, b)
 	poke(p.wake)
-	return true
 }
 
 // serve sends to one member until it is gone.

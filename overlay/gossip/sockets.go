@@ -4,17 +4,21 @@ import (
 	"context"
 	"log"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/hashicorp/memberlist"
 )
 
-// sockets is memberlist's transport over UDP and TCP with two changes:
-// dialling ends when the transport is shut down, and a stream that was dialled
-// has a deadline from the first byte on (memberlist writes user messages
-// without one, and a member that stopped reading would hold them for ever).
+// sockets is memberlist's transport over UDP and TCP with three changes:
+// dialling ends when the transport is shut down; a stream that was dialled has
+// a deadline from the first byte on (memberlist writes user messages without
+// one, and a member that stopped reading would hold them for ever); and it comes
+// from the address that the node listens on, as its packets do, so that others
+// can tell whose it is.
 type sockets struct {
 	*memberlist.NetTransport
+	listen netip.Addr
 	stream time.Duration
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -33,7 +37,7 @@ func newSockets(cfg *Config, l *log.Logger) (*sockets, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &sockets{NetTransport: nt, stream: cfg.Timing.Stream, ctx: ctx, cancel: cancel}, nil
+	return &sockets{NetTransport: nt, listen: cfg.Listen.Addr(), stream: cfg.Timing.Stream, ctx: ctx, cancel: cancel}, nil
 }
 
 // FinalAdvertiseAddr fills in the port that was drawn where the configuration
@@ -52,7 +56,7 @@ func (s *sockets) DialTimeout(addr string, timeout time.Duration) (net.Conn, err
 
 // DialAddressTimeout opens a stream.
 func (s *sockets) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
-	d := net.Dialer{Timeout: timeout}
+	d := net.Dialer{Timeout: timeout, LocalAddr: s.source(a.Addr)}
 	c, err := d.DialContext(s.ctx, "tcp", a.Addr)
 	if err != nil {
 		return nil, err
@@ -62,6 +66,17 @@ func (s *sockets) DialAddressTimeout(a memberlist.Address, timeout time.Duration
 		return nil, err
 	}
 	return c, nil
+}
+
+// source returns the address to dial from, or nil where the system is to choose:
+// if the node listens on all, or on one from which the other is not reached.
+func (s *sockets) source(to string) net.Addr {
+	dest, err := netip.ParseAddrPort(to)
+	if err != nil || s.listen.IsUnspecified() || s.listen.Is4() != dest.Addr().Unmap().Is4() ||
+		s.listen.IsLoopback() != dest.Addr().Unmap().IsLoopback() {
+		return nil
+	}
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.listen, 0))
 }
 
 // Shutdown closes the sockets and ends dialling.

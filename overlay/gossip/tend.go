@@ -73,8 +73,8 @@ func (g *Gossip) settle(now time.Time) (next time.Time) {
 	return next
 }
 
-// forget drops nodes that are gone for long, and name conflicts that nobody
-// has seen again. It needs g.mu.
+// forget drops nodes that are gone for long, and name conflicts and refused
+// traffic that nobody has seen again. It needs g.mu.
 func (g *Gossip) forget(now time.Time) (next time.Time) {
 	var gone []*member
 	for name, m := range g.members {
@@ -100,6 +100,14 @@ func (g *Gossip) forget(now time.Time) (next time.Time) {
 		if !now.Before(m.until) {
 			delete(g.memories, name)
 		}
+	}
+	for problem, seen := range g.complaints {
+		if due := seen.Add(quiet); now.Before(due) {
+			next = sooner(next, due)
+			continue
+		}
+		delete(g.complaints, problem)
+		g.changed()
 	}
 	hold := max(4*g.cfg.Timing.Rejoin, 2*g.cfg.Timing.PushPull)
 	for name, r := range g.rivals {

@@ -48,10 +48,44 @@ func (g *Gossip) rebuild() *State {
 		problems = append(problems, fmt.Sprintf("the name %s is used at %s and at %s: the second is ignored until the first is gone; give every node a name of its own", name, r.was, r.other))
 	}
 	problems = append(problems, g.exhausted...)
+	for c := range g.complaints {
+		problems = append(problems, c)
+	}
+	if g.alone {
+		problems = append(problems, fmt.Sprintf("this node is alone: no node of its join list %v answers; check that they run, are reached, and have this node's cluster name and key", g.seeds()))
+	}
 	slices.Sort(problems)
 	s.Problems = slices.Compact(problems)
 	g.state, g.fresh = s, true
 	return s
+}
+
+// maxComplaints bounds the sentences about refused traffic: who sends it is
+// nobody that is trusted.
+const maxComplaints = 8
+
+// complain has a problem listed until it was not seen for a while (forget).
+func (g *Gossip) complain(problem string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, known := g.complaints[problem]
+	if !known && len(g.complaints) >= maxComplaints {
+		return
+	}
+	g.complaints[problem] = time.Now()
+	if !known {
+		g.changed()
+	}
+}
+
+// isolated notes that this node found nobody. Whom it meets ends that.
+func (g *Gossip) isolated() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.alone && g.alive.Load() == 1 {
+		g.alone = true
+		g.changed()
+	}
 }
 
 // bids returns the claims of this node and of those of names that are alive,

@@ -134,7 +134,7 @@ func samples() [][]byte {
 			gone: []former{{"n3", []Claim{{Prefix: prefix("10.244.3.0/24"), Stamp: 4, Automatic: true}}, 60}}}).encode(),
 		(&wantMsg{from: "n2", editions: []edition{{"n1", 7, 0}}}).encode(),
 		encodeGoodbye(edition{"n1", 7, 3}),
-		(&keyMsg{id: 4, from: "n1", op: opInstall, key: keyA}).encode(kindKeyAsk),
+		(&keyMsg{id: 4, from: "n1", op: opInstall, arg: string(keyA)}).encode(kindKeyAsk),
 		(&keyMsg{id: 4, from: "n1", fail: "why", ring: []string{"aa", "bb"}}).encode(kindKeyTell),
 	}
 }
