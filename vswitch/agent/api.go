@@ -16,7 +16,8 @@ import (
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
 //	GET    /v1/sights?port=NAME            Sight, a line each, until the client hangs up
-//	POST   /v1/keys/{install|use|remove}   gossip keyring
+//	GET    /v1/keys                        KeyStatus of every live node
+//	POST   /v1/keys/{install|use|remove|rotate}    KeyRequest -> KeyStatus of every live node
 type Error struct {
 	Message string `json:"error"`
 }
@@ -149,7 +150,22 @@ type FlowStatus struct {
 	Bytes       [2]uint64      `json:"bytes"`
 }
 
-// KeyRequest names a gossip key: base64 of 16, 24 or 32 bytes.
+// KeyRequest is about the gossip keyring of all live nodes.
 type KeyRequest struct {
-	Key string `json:"key"`
+	// Key is the one to install, 16, 24 or 32 bytes. A rotation without it
+	// draws one.
+	Key []byte `json:"key,omitempty"`
+	// Fingerprint names the key to use or to remove.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// Force rotates though a node is down and will miss it.
+	Force bool `json:"force,omitempty"`
+}
+
+// KeyStatus is a node's gossip keyring.
+type KeyStatus struct {
+	Node string `json:"node"`
+	// Keys are fingerprints, that of the key that encrypts first.
+	Keys []string `json:"keys,omitempty"`
+	// Error is why the node did not do it; "no answer" if it did not say.
+	Error string `json:"error,omitempty"`
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"syscall"
 )
 
 // Client calls a node's API.
@@ -78,9 +80,15 @@ func (c *Client) Trace(ctx context.Context, r TraceRequest) (s TraceResult, err 
 	return s, c.call(ctx, "POST", "/v1/trace", r, &s)
 }
 
-// ChangeKey changes the keyring of all nodes; verb is install, use or remove.
-func (c *Client) ChangeKey(ctx context.Context, verb, key string) error {
-	return c.call(ctx, "POST", "/v1/keys/"+url.PathEscape(verb), KeyRequest{key}, nil)
+// Keys lists the gossip keys of all live nodes.
+func (c *Client) Keys(ctx context.Context) (s []KeyStatus, err error) {
+	return s, c.call(ctx, "GET", "/v1/keys", nil, &s)
+}
+
+// ChangeKey changes the gossip keyring of all live nodes; verb is install, use,
+// remove or rotate. It fails unless all of them did it.
+func (c *Client) ChangeKey(ctx context.Context, verb string, r KeyRequest) (s []KeyStatus, err error) {
+	return s, c.call(ctx, "POST", "/v1/keys/"+url.PathEscape(verb), r, &s)
 }
 
 // Capture streams pcapng of one port, or of all if port is empty, until ctx
@@ -146,6 +154,9 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	resp, err := c.http.Do(req)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("no node serves %s; start it, or name the %s in the runtimeDir of one that runs", c.socket, SocketName)
+	}
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"vswitch/overlay/gossip"
 )
 
 // SocketName is the name of the API's socket in the node's runtime directory.
@@ -82,12 +84,17 @@ func (n *Node) handler() http.Handler {
 	mux.HandleFunc("GET /v1/sights", func(w http.ResponseWriter, r *http.Request) {
 		n.sights(r.Context(), w, r.URL.Query().Get("port"))
 	})
+	mux.HandleFunc("GET /v1/keys", func(w http.ResponseWriter, r *http.Request) {
+		s, err := n.keys(r.Context())
+		answer(w, s, err)
+	})
 	mux.HandleFunc("POST /v1/keys/{verb}", func(w http.ResponseWriter, r *http.Request) {
 		var req KeyRequest
 		if !decode(w, r, &req) {
 			return
 		}
-		answer(w, struct{}{}, n.changeKey(r.Context(), r.PathValue("verb"), req.Key))
+		s, err := n.changeKey(r.Context(), r.PathValue("verb"), req)
+		answer(w, s, err)
 	})
 	return mux
 }
@@ -109,9 +116,10 @@ func answer(w http.ResponseWriter, v any, err error) {
 		v = Error{Message: err.Error()}
 		code := http.StatusInternalServerError
 		switch {
-		case errors.Is(err, ErrBadRequest):
+		case errors.Is(err, ErrBadRequest), errors.Is(err, gossip.ErrKeySize):
 			code = http.StatusBadRequest
-		case errors.Is(err, ErrConflict):
+		case errors.Is(err, ErrConflict), errors.Is(err, gossip.ErrNoKeys), errors.Is(err, gossip.ErrUnknownKey),
+			errors.Is(err, gossip.ErrPrimaryKey), errors.Is(err, gossip.ErrNodeDown):
 			code = http.StatusConflict
 		}
 		w.WriteHeader(code)

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vswitch/overlay/gossip"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 )
@@ -87,9 +87,7 @@ func newSupervisor(dir string, o Options) (*supervisor, error) {
 			return nil, err
 		}
 	}
-	var key [32]byte
-	rand.Read(key[:])
-	if err := os.WriteFile(s.keyFile(), []byte(base64.StdEncoding.EncodeToString(key[:])+"\n"), 0o600); err != nil {
+	if _, err := gossip.CreateKeyFile(s.keyFile()); err != nil {
 		return nil, err
 	}
 	var err error
@@ -97,6 +95,8 @@ func newSupervisor(dir string, o Options) (*supervisor, error) {
 	return s, err
 }
 
+// keyFile returns the file of the gossip keyring. It is one for all nodes: one
+// that is added, or was down while keys were rotated, finds the new key in it.
 func (s *supervisor) keyFile() string { return filepath.Join(s.dir, "gossip.key") }
 
 // run brings the cluster up and returns when it is down. An error says that it
