@@ -99,7 +99,7 @@ router and VXLAN overlay. It needs no root, no kernel module and no sidecar.
 			root.AddCommand(c)
 		}
 	}
-	add("cluster", newDemo(), newUp(), newDown(), newApply(), newDelete(), newExec(), newLogs(), newNode())
+	add("cluster", newDemo(), newUp(), newDown(), newApply(), newDelete(), newExec(), newLogs(), newNode(), newKeys())
 	add("look", newGet(), newStatus(), newTrace(), newCapture())
 	add("other", newDoctor(), newVersion())
 	root.SetHelpCommandGroupID("other")

@@ -15,12 +15,15 @@ import (
 )
 
 func newStatus() *cobra.Command {
-	var output string
+	var output, socket string
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Sum up the cluster: nodes, pods, drops, and what is wrong",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if socket != "" {
+				return printNodeStatus(c.Context(), c.OutOrStdout(), socket, output)
+			}
 			client, err := open(c)
 			if err != nil {
 				return err
@@ -36,6 +39,7 @@ func newStatus() *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "text", "output format: text, json or yaml")
+	c.Flags().StringVar(&socket, "socket", "", "sum up the one node whose API socket this is: node.sock in its runtimeDir")
 	return c
 }
 
@@ -46,7 +50,7 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 	}
 	fmt.Fprintf(out, "cluster %s, up for %s: %s, %s, %d ready\n\n", s.Name, age(time.Since(s.Started)),
 		count(len(s.Nodes), "node"), count(s.Pods, "pod"), s.Ready)
-	t := table{header: []string{"NODE", "STATUS", "PODS", "PEERS", "FLOWS", "POD-CIDRS", "DROPS"}}
+	t := table{header: nodeHeader}
 	for _, n := range s.Nodes {
 		a := agent.NewClient(n.Socket)
 		st, err := a.Status(ctx)
@@ -55,17 +59,43 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 			t.add(n.Name, "NotReady", "", "", "", list(n.PodCIDRs), n.Reason)
 			continue
 		}
-		status := "Ready"
-		if !st.Ready {
-			status = "NotReady"
-		}
-		t.add(n.Name, status, fmt.Sprint(st.Pods), fmt.Sprint(st.Peers), fmt.Sprint(st.Flows), list(st.PodCIDRs), drops(st.Drops))
+		t.add(nodeRow(&st)...)
 	}
 	t.print(out, true)
 	for _, p := range s.Problems {
 		fmt.Fprintf(out, "\nproblem: %s\n", p)
 	}
 	return nil
+}
+
+// printNodeStatus prints what one node says of itself.
+func printNodeStatus(ctx context.Context, out io.Writer, socket, output string) error {
+	a := agent.NewClient(socket)
+	defer a.Close()
+	st, err := a.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if output == "json" || output == "yaml" {
+		return printObject(out, st, output)
+	}
+	t := table{header: nodeHeader}
+	t.add(nodeRow(&st)...)
+	t.print(out, true)
+	for _, p := range st.Problems {
+		fmt.Fprintf(out, "\nproblem: %s\n", p)
+	}
+	return nil
+}
+
+var nodeHeader = []string{"NODE", "STATUS", "PODS", "PEERS", "FLOWS", "POD-CIDRS", "DROPS"}
+
+func nodeRow(st *agent.Status) []string {
+	status := "Ready"
+	if !st.Ready {
+		status = "NotReady"
+	}
+	return []string{st.Name, status, fmt.Sprint(st.Pods), fmt.Sprint(st.Peers), fmt.Sprint(st.Flows), list(st.PodCIDRs), drops(st.Drops)}
 }
 
 func count(n int, noun string) string {
