@@ -6,20 +6,23 @@ import (
 	"vswitch/vswitch/packet"
 )
 
-// Bounds of what is kept for fragmented datagrams, a worker. What does not fit
-// is dropped: a fragment that cannot be matched is never let through.
+// Bounds of what is kept for fragmented datagrams, a worker. A fragment that
+// cannot be matched is never let through.
 const (
-	maxDatagrams = 1024
+	maxDatagrams = 1024      // of which some fragments are still to come
 	maxWaiting   = 512 << 10 // bytes
 	fragTimeout  = 15        // seconds (RFC 8200: 60 at most)
 )
 
 // fragments remembers, by the identification that all fragments of a datagram
 // share, what was decided for the first one; only that one has ports. Fragments
-// that overtake it wait.
+// that overtake it wait. A datagram is forgotten when all of it has come, or
+// else when its time is over or its slot is needed.
 type fragments struct {
-	m       map[fragKey]*datagram
-	waiting int // bytes
+	m       map[fragKey]*datagram // those of slots that are in use
+	slots   []datagram            // maxDatagrams, made with the first fragment
+	next    int                   // the slot to take next; those before it were taken later
+	waiting int                   // bytes
 }
 
 type fragKey struct {
@@ -30,36 +33,67 @@ type fragKey struct {
 }
 
 type datagram struct {
+	key     fragKey
+	used    bool
+	denied  bool
 	flow    nat.Flow
 	hop     *fib.Hop // nil until the first fragment was decided
-	denied  bool
 	expires uint32
+	came    int // bytes of payload so far, whatever became of them
+	size    int // bytes of payload in all; 0 until the last fragment came
 	waiting [][]byte
 }
 
 func newFragments() *fragments { return &fragments{m: map[fragKey]*datagram{}} }
 
-// get returns the datagram of a key, a new one if need be, or nil when there
-// are too many.
+// get returns the datagram of a key, a new one if need be. When there are too
+// many it takes the place of one that waits longest: of those that still lack
+// a fragment, that is the least likely to get it.
 func (fs *fragments) get(k fragKey, now uint32) *datagram {
-	d := fs.m[k]
-	if d == nil {
-		if len(fs.m) >= maxDatagrams {
-			return nil
-		}
-		d = &datagram{expires: now + fragTimeout}
-		fs.m[k] = d
+	if d := fs.m[k]; d != nil {
+		return d
 	}
+	if fs.slots == nil {
+		fs.slots = make([]datagram, maxDatagrams)
+	}
+	for len(fs.m) < maxDatagrams && fs.slots[fs.next].used {
+		fs.next = (fs.next + 1) % maxDatagrams
+	}
+	d := &fs.slots[fs.next]
+	fs.next = (fs.next + 1) % maxDatagrams
+	fs.forget(d)
+	*d = datagram{key: k, used: true, expires: now + fragTimeout}
+	fs.m[k] = d
 	return d
+}
+
+// arrived counts a fragment, and forgets its datagram with the last one to
+// come. One that comes twice makes that too early, and the rest of the datagram
+// is lost.
+func (fs *fragments) arrived(d *datagram, offset, length int, more bool) {
+	d.came += length
+	if !more {
+		d.size = offset + length
+	}
+	if d.size > 0 && d.came >= d.size {
+		fs.forget(d)
+	}
 }
 
 // expire forgets datagrams whose time is over.
 func (fs *fragments) expire(now uint32) {
-	for k, d := range fs.m {
+	for _, d := range fs.m {
 		if int32(now-d.expires) >= 0 {
-			fs.release(d)
-			delete(fs.m, k)
+			fs.forget(d)
 		}
+	}
+}
+
+func (fs *fragments) forget(d *datagram) {
+	if d.used {
+		fs.release(d)
+		delete(fs.m, d.key)
+		*d = datagram{}
 	}
 }
 
@@ -84,9 +118,8 @@ func (w *worker) fragment(p *packet.Packet, info *PortInfo) Reason {
 	}
 	t := &p.Tuple
 	d := w.frags.get(fragKey{t.Src, t.Dst, id, t.In, t.Proto}, w.seconds)
+	defer w.frags.arrived(d, off, length, more)
 	switch {
-	case d == nil:
-		return FragmentLost
 	case off == 0:
 		return w.firstFragment(p, d, info)
 	case d.denied:
