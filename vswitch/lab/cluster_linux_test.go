@@ -83,6 +83,11 @@ func getPod(t testing.TB, c *Client, name string) *cluster.Pod {
 // run runs a command in a pod and returns its output and exit code.
 func run(t testing.TB, c *Client, r ExecRequest, stdin string) (string, int) {
 	t.Helper()
+	return runWithin(t, c, 20*time.Second, r, stdin)
+}
+
+func runWithin(t testing.TB, c *Client, limit time.Duration, r ExecRequest, stdin string) (string, int) {
+	t.Helper()
 	inR, inW, err1 := os.Pipe()
 	outR, outW, err2 := os.Pipe()
 	if err := errors.Join(err1, err2); err != nil {
@@ -95,7 +100,7 @@ func run(t testing.TB, c *Client, r ExecRequest, stdin string) (string, int) {
 		inW.Close()
 	}()
 	r.Namespace = "shop"
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	out := make(chan []byte, 1)
 	go func() {
