@@ -9,6 +9,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
+	"vswitch/nat"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
@@ -277,6 +278,37 @@ func TestB15AddressReuse(t *testing.T) {
 	r.publish()
 	r.send("a", frame)
 	r.only("overlay")
+}
+
+// TestFlowsAreCounted: what a flow counted is known soon after it paused, for a
+// flow of one packet, too.
+func TestFlowsAreCounted(t *testing.T) {
+	for name, c := range map[string]struct {
+		frame []byte
+		n     uint64
+	}{
+		"one packet": {build(t, macB, macA, podA, podB, udp(), 100), 1},
+		"ten":        {build(t, macB, macA, podA, podB, udp(), 100), 10},
+		"a SYN":      {build(t, macB, macA, podA, podB, tcp("syn"), 100), 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			for range c.n {
+				r.send("a", c.frame)
+			}
+			r.now += 2 * time.Second
+			r.sw.Step()
+			r.sw.Conns().All(func(i nat.Info) bool {
+				if i.Packets != [2]uint64{c.n} || i.Bytes != [2]uint64{c.n * uint64(len(c.frame))} {
+					t.Errorf("counted %d packets and %d bytes, want %d of %d", i.Packets, i.Bytes, c.n, len(c.frame))
+				}
+				return true
+			})
+			if n := r.sw.Conns().Len(); n != 1 {
+				t.Errorf("%d connections", n)
+			}
+		})
+	}
 }
 
 // TestNothingBeforeTables: a port that the tables do not know forwards nothing.

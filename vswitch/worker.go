@@ -162,14 +162,14 @@ func (w *worker) tick() {
 	w.frags.expire(w.seconds)
 }
 
-// keep tells whether a flow stays in the cache. What it counted last goes to
-// its connection first.
+// keep tells whether a flow stays in the cache. One that pauses has no packet
+// to report with, so what it counted last is reported here.
 func (w *worker) keep(f *nat.Flow) bool {
-	if w.seconds-f.LastSeen < flowIdle {
-		return true
+	idle := w.seconds - f.LastSeen
+	if idle > 0 {
+		w.report(f)
 	}
-	w.report(f)
-	return false
+	return idle < flowIdle
 }
 
 // report adds what f counted to its connection.
