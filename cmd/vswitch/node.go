@@ -1,14 +1,16 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/kube"
 )
 
 func newNode() *cobra.Command {
@@ -62,11 +64,25 @@ func readConfig(file string) (agent.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
-	if err := yaml.UnmarshalStrict(data, &cfg); err != nil {
-		return cfg, fmt.Errorf("%s: %w", file, err)
+	place, err := kube.DecodeConfig(file, data, &cfg)
+	if err != nil {
+		return cfg, err
 	}
-	if err := cfg.Validate(); err != nil {
-		return cfg, fmt.Errorf("%s: %w", file, err)
+	return cfg, placed(place, errors.Join(cfg.Validate(), cfg.CheckFiles()))
+}
+
+// placed puts before each error that begins with a field where that field is.
+func placed(place func(field string) string, err error) error {
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, e := range list.Unwrap() {
+			errs = append(errs, placed(place, e))
+		}
+		return errors.Join(errs...)
 	}
-	return cfg, nil
+	if err == nil {
+		return nil
+	}
+	field, _, _ := strings.Cut(err.Error(), ": ")
+	return fmt.Errorf("%s: %w", place(field), err)
 }

@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
 )
 
@@ -178,4 +180,22 @@ func (c *Config) Validate() error {
 		bad("workers", "%d is outside 1..64", c.Workers)
 	}
 	return errors.Join(errs...)
+}
+
+// CheckFiles returns what is wrong with the files that c names. A key file that
+// is missing must not make a node that does without encryption.
+func (c *Config) CheckFiles() error {
+	if c.Gossip.KeyFile == "" {
+		return nil
+	}
+	data, err := os.ReadFile(c.Gossip.KeyFile)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("gossip.keyFile: %s does not exist; make it with 'head -c 32 /dev/urandom | base64', the same for all nodes", c.Gossip.KeyFile)
+	case err != nil:
+		return fmt.Errorf("gossip.keyFile: %w", err)
+	case len(bytes.TrimSpace(data)) == 0:
+		return fmt.Errorf("gossip.keyFile: %s holds no key", c.Gossip.KeyFile)
+	}
+	return nil
 }

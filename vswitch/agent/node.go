@@ -10,6 +10,7 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -64,7 +65,7 @@ func (p *peer) sameRoute(o *gossip.Node) bool {
 // Start brings a node up: its switch, overlay and gossip run when it returns.
 // Run serves the API and waits.
 func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
-	if err := cfg.Validate(); err != nil {
+	if err := errors.Join(cfg.Validate(), cfg.CheckFiles()); err != nil {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},

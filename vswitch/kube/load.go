@@ -57,20 +57,19 @@ func newLoader() *loader {
 
 func (l *loader) result() (*Objects, []Warning, error) {
 	l.conflicts()
+	l.sort()
 	if len(l.errs) > 0 {
-		l.sortErrors()
-		errs := make([]error, len(l.errs))
-		for i, e := range l.errs {
-			errs[i] = e
-		}
-		return nil, l.warnings, errors.Join(errs...)
+		return nil, l.warnings, join(l.errs)
 	}
 	return &l.objects, l.warnings, nil
 }
 
-// sortErrors puts the errors in the order of the input.
-func (l *loader) sortErrors() {
+// sort puts errors and warnings in the order of the input.
+func (l *loader) sort() {
 	slices.SortStableFunc(l.errs, func(a, b *Error) int {
+		return cmp.Or(cmp.Compare(l.files[a.File], l.files[b.File]), cmp.Compare(a.Line, b.Line))
+	})
+	slices.SortStableFunc(l.warnings, func(a, b Warning) int {
 		return cmp.Or(cmp.Compare(l.files[a.File], l.files[b.File]), cmp.Compare(a.Line, b.Line))
 	})
 }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -42,7 +43,13 @@ func (s *schema) covers(path string) bool {
 	return false
 }
 
-var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+var unmarshaler, textUnmarshaler = reflect.TypeFor[json.Unmarshaler](), reflect.TypeFor[encoding.TextUnmarshaler]()
+
+// decodesItself reports whether a type knows better than its kind what it takes.
+func decodesItself(t reflect.Type) bool {
+	p := reflect.PointerTo(t)
+	return p.Implements(unmarshaler) || p.Implements(textUnmarshaler)
+}
 
 // fit checks v against t and returns what of it can be decoded, and whether
 // anything can.
@@ -53,7 +60,7 @@ func (s *schema) fit(path *field.Path, v any, t reflect.Type) (any, bool) {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if reflect.PointerTo(t).Implements(unmarshaler) {
+	if decodesItself(t) {
 		return v, s.fitCustom(path, v, t)
 	}
 	switch t.Kind() {
