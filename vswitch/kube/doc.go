@@ -8,7 +8,8 @@
 // of it is used. Kinds that the switch does not handle are skipped with a
 // Warning. Defaults are filled in as the API server does.
 //
-// Fields that the switch does not act on (volumes, resources, affinity,
-// tolerations and others) are accepted, kept in Meta.Manifest, and shown again
-// by Encode. A container needs no image, since the image is not used.
+// Fields that nothing acts on (volumes, resources, affinity, probes and others)
+// are accepted, kept in Meta.Manifest, and shown again by Encode. Where that
+// makes a difference, there is one Warning an object and field. A container
+// needs no image, since the image is not used.
 package kube

@@ -147,6 +147,7 @@ func (l *loader) object(m *manifest, kind, name string, tree map[string]any) {
 	case "Node":
 		if o, ok := decode(l, m, name, tree, defaultNode, validateNode); ok {
 			n := toNode(o)
+			l.nodeNoEffect(m, name, o)
 			if l.add(m, cluster.Ref{Kind: cluster.KindNode, Key: n.Key()}, &n.Meta) {
 				l.objects.Nodes = append(l.objects.Nodes, n)
 			}
@@ -155,7 +156,7 @@ func (l *loader) object(m *manifest, kind, name string, tree map[string]any) {
 		if o, ok := decode(l, m, name, tree, defaultPod, validatePod); ok {
 			l.generateName(cluster.KindPod, &o.ObjectMeta, o)
 			p := toPod(o)
-			l.unsupported(m, name, "spec", &o.Spec)
+			l.podNoEffect(m, name, "spec", &o.Spec)
 			if l.add(m, cluster.Ref{Kind: cluster.KindPod, Key: p.Key()}, &p.Meta) {
 				l.objects.Pods = append(l.objects.Pods, p)
 			}
@@ -164,7 +165,7 @@ func (l *loader) object(m *manifest, kind, name string, tree map[string]any) {
 		if o, ok := decode(l, m, name, tree, defaultDeployment, validateDeployment); ok {
 			l.generateName(cluster.KindDeployment, &o.ObjectMeta, o)
 			d := toDeployment(o)
-			l.unsupported(m, name, "spec.template.spec", &o.Spec.Template.Spec)
+			l.podNoEffect(m, name, "spec.template.spec", &o.Spec.Template.Spec)
 			if l.add(m, cluster.Ref{Kind: cluster.KindDeployment, Key: d.Key()}, &d.Meta) {
 				l.objects.Deployments = append(l.objects.Deployments, d)
 			}

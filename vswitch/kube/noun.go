@@ -2,7 +2,6 @@ package kube
 
 import (
 	"encoding/json"
-	"fmt"
 	"hash/fnv"
 	"net/netip"
 	"strconv"
@@ -279,30 +278,5 @@ func (l *loader) generateName(kind cluster.Kind, m *metav1.ObjectMeta, o any) {
 		suffix := rand.SafeEncodeString(strconv.FormatUint(h.Sum64()|1<<63, 10))
 		m.Name = m.GenerateName[:min(len(m.GenerateName), 248)] + suffix[len(suffix)-5:]
 		_, taken = l.first[cluster.Ref{Kind: kind, Key: cluster.Key{Namespace: m.Namespace, Name: m.Name}}]
-	}
-}
-
-// unsupported warns of what a container would not get here.
-func (l *loader) unsupported(m *manifest, object, path string, s *corev1.PodSpec) {
-	kind, _, _ := strings.Cut(object, " ")
-	for _, list := range []struct {
-		name       string
-		containers []corev1.Container
-	}{{"initContainers", s.InitContainers}, {"containers", s.Containers}} {
-		for i, c := range list.containers {
-			for j, e := range c.Env {
-				if e.ValueFrom == nil || e.ValueFrom.FieldRef != nil {
-					continue
-				}
-				at := fmt.Sprintf("%s.%s[%d].env[%d]", path, list.name, i, j)
-				l.warnings = append(l.warnings, Warning{m.doc.file, m.line(at), m.doc.number, kind, object,
-					fmt.Sprintf("%s: variable %s has a source that is not handled, and stays unset", at, e.Name)})
-			}
-			if len(c.EnvFrom) > 0 {
-				at := fmt.Sprintf("%s.%s[%d].envFrom", path, list.name, i)
-				l.warnings = append(l.warnings, Warning{m.doc.file, m.line(at), m.doc.number, kind, object,
-					at + ": variables from a ConfigMap or Secret are not handled, and stay unset"})
-			}
-		}
 	}
 }
