@@ -3,6 +3,7 @@ package control
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 
@@ -158,6 +159,13 @@ func (a *applying) node(in *cluster.Node) {
 			labels[k] = v
 		}
 		n.Labels = labels
+	}
+	for i, p := range n.PodCIDRs {
+		if !slices.ContainsFunc(a.cfg.ClusterCIDRs, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
+			a.refuse(cluster.KindNode, &n.Meta, fmt.Sprintf("spec.podCIDRs[%d]", i),
+				"%s lies outside the cluster's %s; choose another, or give the cluster a larger range (--cluster-cidr)", p, join(a.cfg.ClusterCIDRs))
+			return
+		}
 	}
 	cur := a.tx.Own().Node(n.Name)
 	if cur == nil {

@@ -63,6 +63,10 @@ type Node struct {
 	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
 }
 
+// ExitNotStarted is the exit code of a container whose command could not be
+// started, which the pod's Reason then explains.
+const ExitNotStarted = 128
+
 // State is all objects of a cluster at a revision.
 type State struct {
 	Revision uint64 `json:"revision"`

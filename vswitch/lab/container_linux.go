@@ -66,13 +66,13 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// runOnce runs one process to its end and returns its exit code, 128 if it
-// could not be started. When ctx ends, the process is told to end.
+// runOnce runs one process to its end and returns its exit code, ExitNotStarted
+// if it could not be started. When ctx ends, the process is told to end.
 func (c *container) runOnce(ctx context.Context) int {
 	proc, err := c.start()
 	if err != nil {
-		c.finish(exitStatus{Code: 128}, "StartError", err.Error())
-		return 128
+		c.finish(exitStatus{Code: ExitNotStarted}, "StartError", err.Error())
+		return ExitNotStarted
 	}
 	select {
 	case <-proc.done:

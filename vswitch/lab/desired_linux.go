@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"log/slog"
+	"slices"
 
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
@@ -17,6 +18,13 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 	cfg.NodeMask4, cfg.NodeMask6 = o.Config.NodeMask4, o.Config.NodeMask6
 	if len(o.NodeCIDRs) > 0 {
 		cfg.NodeCIDRs = o.NodeCIDRs
+	}
+	for _, p := range o.ServiceCIDRs {
+		for _, other := range slices.Concat(cfg.ClusterCIDRs, cfg.NodeCIDRs) {
+			if p.Overlaps(other) {
+				return nil, failure(ErrInput, "service-cidr: %s overlaps %s, which is for pods or nodes", p, other)
+			}
+		}
 	}
 	c, err := control.New(store, cfg)
 	if err != nil {

@@ -87,7 +87,11 @@ func runInit(path string) int {
 	status := reapUntil(pid)
 	endEverything()
 	if status.ExitStatus() != 0 {
-		writeMessage(conn, message{Error: "the supervisor ended unexpectedly: " + describe(status) + lastLines(path)})
+		why := "the supervisor ended unexpectedly: " + describe(status)
+		if !status.Signaled() {
+			why += lastLines(path) // who was killed does not know by whom
+		}
+		writeMessage(conn, message{Error: why})
 		return 1
 	}
 	return 0

@@ -233,10 +233,19 @@ func (s *supervisor) status() Status {
 		}
 		if p.Reason != "" {
 			st.Failing++
-			st.Problems = append(st.Problems, fmt.Sprintf("pod %s: %s", p.Key(), p.Reason))
+			st.Problems = append(st.Problems, podProblem(p))
 		}
 	}
 	return st
+}
+
+// podProblem is a pod's Reason in the form of an error in its manifest.
+func podProblem(p *cluster.Pod) string {
+	problem := fmt.Sprintf("Pod %s: %s", p.Key(), p.Reason)
+	if p.Source != "" {
+		problem = p.Source + ": " + problem
+	}
+	return problem
 }
 
 func (s *supervisor) nodeStatus() []Node {

@@ -175,7 +175,11 @@ func (n *node) runOnce() string {
 	cmd.Wait()
 	close(ended)
 	n.update(func() { n.proc, n.ready = nil, false })
-	return describe(unix.WaitStatus(cmd.ProcessState.Sys().(syscall.WaitStatus))) + n.lastWords()
+	status := unix.WaitStatus(cmd.ProcessState.Sys().(syscall.WaitStatus))
+	if status.Signaled() {
+		return describe(status) // what it said last has nothing to do with it
+	}
+	return describe(status) + n.lastWords()
 }
 
 // lastWords is the last line that the process wrote.

@@ -9,15 +9,16 @@ import (
 	"vswitch/vswitch/cluster"
 )
 
-// progress remembers what was said about a cluster that comes up.
-type progress map[string]string
+// progress remembers what was said about a cluster that comes up. Nothing is
+// said twice, however often a container comes and goes.
+type progress map[string]bool
 
 // lines returns what is new in a state, a line an object.
 func (said progress) lines(state *cluster.State) (lines []string) {
 	say := func(object, what string) {
-		if what != "" && said[object] != what {
-			said[object] = what
-			lines = append(lines, object+" "+what)
+		if line := object + " " + what; what != "" && !said[line] {
+			said[line] = true
+			lines = append(lines, line)
 		}
 	}
 	for n := range state.Nodes.All() {

@@ -258,6 +258,8 @@ func TestProgress(t *testing.T) {
 		{func(p *cluster.Pod) { p.Ready, p.IPs = true, addrs("10.244.0.2") }, "", true},
 		{func(p *cluster.Pod) { p.Statuses, p.Reason = crashed, "it broke; next try at 10:00" }, "pod shop/a is failing: it broke", true},
 		{func(p *cluster.Pod) { p.Statuses, p.Reason = crashed, "it broke; next try at 10:01" }, "", true},
+		{func(p *cluster.Pod) { p.Ready, p.IPs = true, addrs("10.244.0.2") }, "", true},
+		{func(p *cluster.Pod) { p.Statuses, p.Reason = crashed, "it broke; next try at 10:02" }, "", true},
 		{func(p *cluster.Pod) { p.Phase, p.Reason = cluster.PodFailed, "it broke" }, "pod shop/a failed: it broke", true},
 		{func(p *cluster.Pod) { p.Deleted = time.Unix(1, 0) }, "", true},
 	} {

@@ -63,7 +63,10 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 	}
 	if err != nil {
 		h.hangUp()
-		return nil, fmt.Errorf("cluster %s did not start: %w", o.Name, err)
+		if !errors.Is(err, ErrInput) { // which names what is at fault itself
+			err = fmt.Errorf("cluster %s did not start: %w", o.Name, err)
+		}
+		return nil, err
 	}
 	c := newClient(o.Name, d.path)
 	if !o.Detach {
@@ -75,9 +78,14 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 	return c, err
 }
 
-// fill sets what the caller left open.
+// fill sets what the caller left open, and refuses what no node would accept.
 func (o *Options) fill() error {
 	if err := checkName(o.Name); err != nil {
+		return failure(ErrInput, "%v", err)
+	}
+	c := o.Config
+	c.Name, c.RuntimeDir, c.StateDir = "node", "/", "/" // each node has its own
+	if err := c.Validate(); err != nil {
 		return failure(ErrInput, "%v", err)
 	}
 	if o.Dir == "" {
@@ -246,13 +254,15 @@ func (c *Client) supervisorPID() int {
 	return pid
 }
 
-// Open returns a client of a running cluster, or ErrNotRunning.
+// Open returns a client of a running cluster, or ErrNotRunning. What is left of
+// one that crashed is removed.
 func Open(name string) (*Client, error) {
 	if err := checkName(name); err != nil {
 		return nil, failure(ErrInput, "%v", err)
 	}
 	dir := filepath.Join(baseDir(), name)
 	if !running(dir) {
+		removeStale(dir)
 		return nil, fmt.Errorf("cluster %s: %w", name, ErrNotRunning)
 	}
 	return newClient(name, dir), nil
