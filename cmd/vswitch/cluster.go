@@ -22,7 +22,8 @@ func open(c *cobra.Command) (*lab.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lab.Open(name)
+	client, err := lab.Open(name)
+	return client, input(err)
 }
 
 // load reads manifests and prints warnings; what is wrong with them is bad input.
@@ -33,6 +34,9 @@ func load(c *cobra.Command, files []string) (*cluster.Objects, error) {
 	}
 	if err != nil {
 		return nil, bad(err)
+	}
+	if len(files) > 0 && objects.Len() == 0 {
+		fmt.Fprintf(c.ErrOrStderr(), "warning: no objects in %s\n", strings.Join(files, ", "))
 	}
 	return objects, nil
 }
@@ -64,7 +68,9 @@ The cluster runs until Ctrl-C, or with --detach until 'vswitch down'.
   vswitch up -f ./k8s --detach
   cat pods.yaml | vswitch up -f -
 
-Exit codes: 0 it was taken down, 1 it failed, 2 the input is wrong.`,
+Exit codes: 0 it was taken down, or with --detach, it is up; 1 it failed; 2 the input is
+wrong: then nothing was started, or it is the command of a pod that cannot be started,
+and all else was.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if o.Objects, err = load(c, files); err != nil {
@@ -123,22 +129,46 @@ func up(c *cobra.Command, o lab.Options) error {
 	if err := printStatus(c.Context(), out, client); err != nil {
 		return err
 	}
+	pods, err := client.Pods(c.Context())
+	if err != nil {
+		return err
+	}
 	if o.Detach {
 		fmt.Fprintf(out, "\nIt runs until '%s'.\n", command(o.Name, "down"))
-		return nil
+		return unstartable(pods)
 	}
-	fmt.Fprintf(out, "\nPress Ctrl-C to take it down. In another terminal:\n  %s\n  %s\n",
+	fmt.Fprintf(out, "\nPress Ctrl-C to take it down. In another terminal:\n  %s\n  %s\n\n",
 		command(o.Name, "get pods -A"), command(o.Name, "exec NAMESPACE/POD -- sh"))
+	go live(c.Context(), out, client)
 	ended := make(chan error, 1)
 	go func() { ended <- client.Wait() }()
 	select {
-	case err := <-ended:
-		return err
+	case err = <-ended:
+		if err == nil {
+			fmt.Fprintln(out, "it was taken down")
+		}
 	case <-c.Context().Done():
-		fmt.Fprintln(out, "\ntaking it down")
+		fmt.Fprintln(out, "taking it down")
 		client.Close()
-		return <-ended
+		err = <-ended
 	}
+	if err != nil {
+		return err
+	}
+	return unstartable(pods)
+}
+
+// unstartable says by its exit code that the command of a pod cannot be started,
+// which is the input's fault, though the rest runs. The status names the pod.
+func unstartable(pods []*cluster.Pod) error {
+	for _, p := range pods {
+		for _, s := range p.Statuses {
+			if !s.Running && s.ExitCode == lab.ExitNotStarted {
+				return &exitError{code: exitBad}
+			}
+		}
+	}
+	return nil
 }
 
 // command writes a command line of this program for a cluster.
@@ -202,6 +232,7 @@ func newDelete() *cobra.Command {
 		Short: "Delete objects of the running cluster",
 		Example: `  vswitch delete -f pods.yaml
   vswitch delete pod web-1 -n shop`,
+		ValidArgsFunction: completeDelete,
 		RunE: func(c *cobra.Command, args []string) error {
 			refs, err := refsOf(c, files, namespace, args)
 			if err != nil {
@@ -222,6 +253,7 @@ func newDelete() *cobra.Command {
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
 	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of the objects")
+	completeFlag(c, "namespace", completeNamespaces)
 	return c
 }
 
@@ -229,9 +261,10 @@ func newDelete() *cobra.Command {
 func refsOf(c *cobra.Command, files []string, namespace string, args []string) (refs []cluster.Ref, err error) {
 	switch {
 	case len(files) > 0 && len(args) == 0:
-		objects, err := load(c, files)
+		// What has no effect matters no more.
+		objects, _, err := kube.Load(files, c.InOrStdin())
 		if err != nil {
-			return nil, err
+			return nil, bad(err)
 		}
 		return objects.Refs(), nil
 	case len(files) == 0 && len(args) >= 2:
@@ -258,6 +291,8 @@ func newExec() *cobra.Command {
 		Use:   "exec [-it] NAMESPACE/POD -- COMMAND [ARG...]",
 		Short: "Run a command in a pod, and pass its exit code on",
 		Args:  cobra.MinimumNArgs(2),
+
+		ValidArgsFunction: nth(completePods),
 		RunE: func(c *cobra.Command, args []string) error {
 			namespace, pod, err := podName(args[0])
 			if err != nil {
@@ -282,6 +317,7 @@ func newExec() *cobra.Command {
 	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
 	c.Flags().BoolVarP(&stdin, "stdin", "i", false, "pass standard input on (always done; for kubectl's habits)")
 	c.Flags().StringVarP(&container, "container", "c", "", "container (default the first)")
+	completeFlag(c, "container", completeContainers)
 	return c
 }
 
@@ -304,6 +340,13 @@ func newLogs() *cobra.Command {
 		Use:   "logs (NAMESPACE/POD | --node NODE)",
 		Short: "Print what a pod's process, or a node, has written",
 		Args:  cobra.ExactArgs(1),
+
+		ValidArgsFunction: nth(func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			if node {
+				return completeNodes(c, args, word)
+			}
+			return completePods(c, args, word)
+		}),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if node {
 				r.Node = args[0]
@@ -328,6 +371,7 @@ func newLogs() *cobra.Command {
 	c.Flags().BoolVar(&node, "node", false, "the argument is a node")
 	c.Flags().BoolVarP(&r.Follow, "follow", "f", false, "go on as the log grows")
 	c.Flags().StringVarP(&r.Container, "container", "c", "", "container (default the first)")
+	completeFlag(c, "container", completeContainers)
 	return c
 }
 

@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net/netip"
+	"maps"
+	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,264 +14,289 @@ import (
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
-	"vswitch/vswitch/kube"
 	"vswitch/vswitch/lab"
 )
 
+// getKind is something that get shows: objects of the cluster, or a table that
+// each node has for itself.
+type getKind struct {
+	names      string // of the kind, the first one as help lists it
+	namespaced bool
+	header     []string
+	wide       int // columns from here on are for -o wide; 0: there are none
+
+	// One of the two is set.
+	objects func(*lab.State, []lab.Node) []row
+	table   func(ctx context.Context, a *agent.Client, node string) ([]row, error)
+}
+
+// row is one object, or one entry of a node's table.
+type row struct {
+	key   string // tells it from the others of its kind
+	meta  *cluster.Meta
+	node  string   // where it is
+	pods  []string // NAMESPACE/NAME of those it is about; of tables only
+	cells []string
+	value any // what JSON and YAML show
+	// state is what makes the row another one when it differs: all but what
+	// time alone changes.
+	state any
+}
+
+var getKinds = []getKind{
+	{names: "nodes node no", header: nodeHeader, wide: 6, objects: nodeRows},
+	{names: "pods pod po", namespaced: true, header: podHeader, wide: 8, objects: podRows},
+	{names: "deployments deployment deploy deployments.apps", namespaced: true, header: deploymentHeader, objects: deploymentRows},
+	{names: "namespaces namespace ns", header: namespaceHeader, objects: namespaceRows},
+	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
+	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},
+	{names: "flows flow", header: flowHeader, wide: 10, table: flowRows},
+}
+
+// name returns the kind as help and messages call it.
+func (k *getKind) name() string { return strings.Fields(k.names)[0] }
+
+func kindNames() (names []string) {
+	for i := range getKinds {
+		names = append(names, getKinds[i].name())
+	}
+	return names
+}
+
+func findKind(name string) (*getKind, error) {
+	for i := range getKinds {
+		if slices.Contains(strings.Fields(getKinds[i].names), strings.ToLower(name)) {
+			return &getKinds[i], nil
+		}
+	}
+	return nil, bad(fmt.Errorf("there is no %q to get; try %s", name, strings.Join(kindNames(), ", ")))
+}
+
+var getFormats = []string{"table", "wide", "json", "yaml"}
+
 func newGet() *cobra.Command {
 	var g getOptions
-	kinds := []string{"nodes", "pods", "deployments", "namespaces", "routes", "neighbors", "flows"}
 	c := &cobra.Command{
-		Use:       "get " + strings.Join(kinds, "|"),
-		Short:     "List objects, routes, neighbors and flows",
-		ValidArgs: kinds,
+		Use:   "get KIND [NAME...]",
+		Short: "List objects, routes, neighbors and flows",
+		Long: `Lists ` + strings.Join(kindNames(), ", ") + `.
+
+Objects come as kubectl shows them; routes, neighbors and flows are each node's own
+tables, of which -n shows what is about pods of that namespace.
+
+With -w, it goes on until Ctrl-C with what is ADDED, MODIFIED or DELETED: rows of
+the table, or with -o json a line an event, {"type": "ADDED", "object": {...}}.
+Flows, routes and neighbors are looked at once a second.
+
+Exit codes: 0 also if there is nothing to list, 1 it failed, 2 there is no such
+kind, name or node.`,
 		Example: `  vswitch get pods -A -o wide
   vswitch get pods -n shop web-1 -o yaml
   vswitch get routes --node node1
-  vswitch get flows`,
+  vswitch get flows -n shop -w`,
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			if !slices.Contains([]string{"table", "wide", "json", "yaml"}, g.output) {
-				return bad(fmt.Errorf("output %q: use table, wide, json or yaml", g.output))
+		RunE: func(c *cobra.Command, args []string) (err error) {
+			if !slices.Contains(getFormats, g.output) {
+				return bad(fmt.Errorf("output %q: use %s", g.output, strings.Join(getFormats, ", ")))
 			}
-			client, err := open(c)
-			if err != nil {
+			if g.kind, err = findKind(args[0]); err != nil {
 				return err
 			}
-			g.names = args[1:]
-			return g.run(c.Context(), c.OutOrStdout(), client, args[0])
+			if g.names = args[1:]; len(g.names) > 0 && g.kind.table != nil {
+				return bad(fmt.Errorf("%s have no names; --node and -n choose some", g.kind.name()))
+			}
+			if g.client, err = open(c); err != nil {
+				return err
+			}
+			defer g.client.Close()
+			g.everywhere = g.all || !g.kind.namespaced && !c.Flags().Changed("namespace")
+			g.out, g.errOut = c.OutOrStdout(), c.ErrOrStderr()
+			return g.run(c.Context())
 		},
 	}
 	f := c.Flags()
 	f.StringVarP(&g.namespace, "namespace", "n", "default", "namespace")
 	f.BoolVarP(&g.all, "all-namespaces", "A", false, "all namespaces")
-	f.StringVarP(&g.output, "output", "o", "table", "output format: table, wide, json or yaml")
-	f.BoolVarP(&g.watch, "watch", "w", false, "go on as objects change")
-	f.StringVar(&g.node, "node", "", "routes, neighbors and flows of this node only")
+	f.StringVarP(&g.output, "output", "o", "table", "output format: "+strings.Join(getFormats, ", "))
+	f.BoolVarP(&g.watch, "watch", "w", false, "go on as things change")
+	f.StringVar(&g.node, "node", "", "what is on this node only")
+	completeGet(c)
 	return c
 }
 
 type getOptions struct {
-	namespace, output, node string
-	all, watch              bool
-	names                   []string
+	kind        *getKind
+	names       []string
+	namespace   string
+	all, watch  bool
+	everywhere  bool // the namespace does not matter
+	output      string
+	node        string
+	client      *lab.Client
+	out, errOut io.Writer
+
+	revision uint64 // of the State that was shown last
 }
 
-func (g *getOptions) run(ctx context.Context, out io.Writer, client *lab.Client, what string) error {
-	switch strings.ToLower(what) {
-	case "routes", "route":
-		return perNode(ctx, g, out, client, (*agent.Client).Routes, routeTable)
-	case "neighbors", "neighbor", "neigh":
-		return perNode(ctx, g, out, client, (*agent.Client).Neighbors, neighborTable)
-	case "flows", "flow":
-		return perNode(ctx, g, out, client, (*agent.Client).Flows, flowTable)
-	}
-	kind, ok := cluster.ParseKind(what)
-	if !ok {
-		return bad(fmt.Errorf("there is no %q to get; try nodes, pods, deployments, namespaces, routes, neighbors or flows", what))
-	}
-	state, err := client.State(ctx)
-	for err == nil {
-		if err = g.objects(ctx, out, client, kind, &state); err != nil || !g.watch {
-			return err
-		}
-		state, err = client.Watch(ctx, state.Revision)
-	}
-	if ctx.Err() != nil {
-		return nil // Ctrl-C is how watching ends
-	}
-	return err
-}
-
-// wanted reports whether an object was asked for.
-func (g *getOptions) wanted(m *cluster.Meta) bool {
-	if m.Namespace != "" && !g.all && m.Namespace != g.namespace {
+// wanted reports whether a row was asked for.
+func (g *getOptions) wanted(r *row) bool {
+	if g.node != "" && r.node != g.node {
 		return false
 	}
-	return len(g.names) == 0 || slices.Contains(g.names, m.Name)
+	if len(g.names) > 0 && !slices.Contains(g.names, r.meta.Name) {
+		return false
+	}
+	if g.everywhere {
+		return true
+	}
+	if r.meta != nil {
+		return r.meta.Namespace == "" || r.meta.Namespace == g.namespace
+	}
+	return slices.ContainsFunc(r.pods, func(p string) bool { return strings.HasPrefix(p, g.namespace+"/") })
 }
 
-func (g *getOptions) objects(ctx context.Context, out io.Writer, client *lab.Client, kind cluster.Kind, s *lab.State) error {
-	var nouns []any
-	var t table
-	switch kind {
-	case cluster.KindPod:
-		nouns, t = g.pods(s.Pods)
-	case cluster.KindNode:
-		nodes, err := client.Nodes(ctx)
-		if err != nil {
-			return err
-		}
-		nouns, t = g.nodes(s.Nodes, nodes)
-	case cluster.KindDeployment:
-		t.header = []string{"NAME", "READY", "AGE"}
-		for _, d := range s.Deployments {
-			if g.wanted(&d.Meta) {
-				nouns = append(nouns, d)
-				t.add(d.Name, fmt.Sprintf("%d/%d", d.ReadyReplicas, d.Replicas), since(d.Created))
-			}
-		}
-	case cluster.KindNamespace:
-		t.header = []string{"NAME", "AGE"}
-		for _, n := range s.Namespaces {
-			if g.wanted(&n.Meta) {
-				nouns = append(nouns, n)
-				t.add(n.Name, since(n.Created))
-			}
-		}
-	}
-	if len(g.names) > len(nouns) && len(g.names) == 1 {
-		return bad(fmt.Errorf("%s %s in namespace %s: not found", kind, g.names[0], g.namespace))
-	}
-	if g.output == "json" || g.output == "yaml" {
-		data, err := kube.EncodeList(nouns, kube.Format(g.output))
-		if err == nil && len(g.names) == 1 {
-			data, err = kube.Encode(nouns[0], kube.Format(g.output))
-		}
-		if err != nil {
-			return err
-		}
-		_, err = out.Write(data)
-		return err
-	}
-	if len(t.rows) == 0 {
-		where := ""
-		if kind.Namespaced() && !g.all {
-			where = fmt.Sprintf(" in namespace %s (-A lists all)", g.namespace)
-		}
-		_, err := fmt.Fprintf(out, "No %ss%s.\n", strings.ToLower(string(kind)), where)
-		return err
-	}
-	t.print(out, g.output == "wide")
-	return nil
-}
-
-func (g *getOptions) pods(pods []*cluster.Pod) (nouns []any, t table) {
-	t = table{header: []string{"NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE", "ALL-IPS", "SERVED-BY", "WHY"}, wide: 8}
-	for _, p := range pods {
-		if !g.wanted(&p.Meta) {
-			continue
-		}
-		nouns = append(nouns, p)
-		ready, served, ip := "0/1", "command", ""
-		if p.Ready {
-			ready = "1/1"
-		}
-		if p.BuiltIn {
-			served = "built-in"
-		}
-		if len(p.IPs) > 0 {
-			ip = p.IPs[0].String()
-		}
-		t.add(p.Namespace, p.Name, ready, string(p.Phase), strconv.Itoa(p.Restarts), since(p.Created), ip, p.Node, list(p.IPs), served, p.Reason)
-	}
-	return nouns, t
-}
-
-func (g *getOptions) nodes(nodes []*cluster.Node, processes []lab.Node) (nouns []any, t table) {
-	t = table{header: []string{"NAME", "STATUS", "RESTARTS", "AGE", "INTERNAL-IP", "POD-CIDRS", "UNDERLAY", "GOSSIP", "WHY"}, wide: 6}
-	for _, n := range nodes {
-		if !g.wanted(&n.Meta) {
-			continue
-		}
-		nouns = append(nouns, n)
-		status, restarts, why := "NotReady", 0, ""
-		var underlay, gossip netip.AddrPort
-		for _, p := range processes {
-			if p.Name != n.Name {
-				continue
-			}
-			if restarts, why, underlay, gossip = p.Restarts, p.Reason, p.Underlay, p.Gossip; p.Ready {
-				status = "Ready"
-			}
-		}
-		t.add(n.Name, status, strconv.Itoa(restarts), since(n.Created), list(n.Addresses), list(n.PodCIDRs), underlay.String(), gossip.String(), why)
-	}
-	return nouns, t
-}
-
-func since(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return age(time.Since(t))
-}
-
-// onNode is a row of one node.
-type onNode[T any] struct {
-	Node string `json:"node"`
-	Row  T      `json:"row"`
-}
-
-// perNode asks every node, or the one that was named, and prints all rows.
-func perNode[T any](ctx context.Context, g *getOptions, out io.Writer, client *lab.Client,
-	get func(*agent.Client, context.Context) ([]T, error), show func([]onNode[T]) table) error {
-	nodes, err := client.Nodes(ctx)
+func (g *getOptions) run(ctx context.Context) error {
+	rows, err := g.list(ctx)
 	if err != nil {
 		return err
 	}
-	rows := []onNode[T]{}
-	found := false
+	missing := g.missing(rows)
+	if g.watch && missing == nil {
+		return g.follow(ctx, rows)
+	}
+	if len(rows) == 0 && missing != nil {
+		return missing
+	}
+	if err := g.print(rows); err != nil {
+		return err
+	}
+	return missing
+}
+
+// list returns the rows that were asked for, as they are now.
+func (g *getOptions) list(ctx context.Context) (rows []row, err error) {
+	nodes, err := g.client.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if g.node != "" && !slices.ContainsFunc(nodes, func(n lab.Node) bool { return n.Name == g.node }) {
+		return nil, bad(fmt.Errorf("there is no node %s", g.node))
+	}
+	if g.kind.objects != nil {
+		state, err := g.client.State(ctx)
+		if err != nil {
+			return nil, err
+		}
+		g.revision = state.Revision
+		rows = g.kind.objects(&state, nodes)
+	} else if rows, err = g.tables(ctx, nodes); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(rows, func(r row) bool { return !g.wanted(&r) }), nil
+}
+
+// tables asks every node, or the one that was named.
+func (g *getOptions) tables(ctx context.Context, nodes []lab.Node) (rows []row, err error) {
 	for _, n := range nodes {
 		if g.node != "" && n.Name != g.node {
 			continue
 		}
-		found = true
 		a := agent.NewClient(n.Socket)
-		got, err := get(a, ctx)
+		got, err := g.kind.table(ctx, a, n.Name)
 		a.Close()
+		switch {
+		case err == nil:
+			rows = append(rows, got...)
+		case n.Ready || g.node != "":
+			return nil, fmt.Errorf("node %s: %w", n.Name, err)
+		case !g.watch:
+			fmt.Fprintf(g.errOut, "node %s has nothing to show: %s\n", n.Name, n.Reason)
+		}
+	}
+	return rows, nil
+}
+
+// missing says which of the names there are not.
+func (g *getOptions) missing(rows []row) error {
+	var names []string
+	for _, name := range g.names {
+		if !slices.ContainsFunc(rows, func(r row) bool { return r.meta.Name == name }) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return bad(fmt.Errorf("no %s named %s%s", g.kind.name(), strings.Join(names, ", "), g.where()))
+}
+
+// where is the namespace for a message.
+func (g *getOptions) where() string {
+	if g.everywhere {
+		return ""
+	}
+	return fmt.Sprintf(" in namespace %s (-A lists all)", g.namespace)
+}
+
+// event is what became of a row.
+type event struct {
+	what string // "ADDED", "MODIFIED" or "DELETED"
+	row  row
+}
+
+// changes compares rows with those that were seen before. The rows that are gone
+// come last, by key.
+func changes(before, now []row) (events []event) {
+	gone := map[string]row{}
+	for _, r := range before {
+		gone[r.key] = r
+	}
+	for _, r := range now {
+		old, known := gone[r.key]
+		delete(gone, r.key)
+		if !known {
+			events = append(events, event{"ADDED", r})
+		} else if !reflect.DeepEqual(old.state, r.state) {
+			events = append(events, event{"MODIFIED", r})
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(gone)) {
+		events = append(events, event{"DELETED", gone[key]})
+	}
+	return events
+}
+
+// follow prints rows, and then what becomes of them, until ctx ends.
+func (g *getOptions) follow(ctx context.Context, rows []row) error {
+	show := g.watcher()
+	var before []row
+	for {
+		if err := show(changes(before, rows)); err != nil {
+			return err
+		}
+		before = rows
+		err := g.wait(ctx)
+		if err == nil {
+			rows, err = g.list(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil // Ctrl-C is how watching ends
+		}
 		if err != nil {
-			return fmt.Errorf("node %s: %w", n.Name, err)
-		}
-		for _, r := range got {
-			rows = append(rows, onNode[T]{n.Name, r})
+			return err
 		}
 	}
-	if !found {
-		return bad(fmt.Errorf("there is no node %s", g.node))
-	}
-	if g.output == "json" || g.output == "yaml" {
-		return printObject(out, rows, g.output)
-	}
-	t := show(rows)
-	t.print(out, g.output == "wide")
-	return nil
 }
 
-func routeTable(rows []onNode[agent.Route]) table {
-	t := table{header: []string{"NODE", "DESTINATION", "KIND", "TO", "VIA", "PORT", "MTU"}}
-	for _, r := range rows {
-		mtu := ""
-		if r.Row.MTU > 0 {
-			mtu = strconv.Itoa(r.Row.MTU)
-		}
-		t.add(r.Node, r.Row.Prefix.String(), r.Row.Kind, r.Row.To, r.Row.Via, r.Row.Port, mtu)
+// wait returns when there may be news.
+func (g *getOptions) wait(ctx context.Context) error {
+	if g.kind.objects != nil {
+		_, err := g.client.Watch(ctx, g.revision)
+		return err
 	}
-	return t
-}
-
-func neighborTable(rows []onNode[agent.Neighbor]) table {
-	t := table{header: []string{"NODE", "IP", "MAC", "KIND", "TO"}}
-	for _, r := range rows {
-		t.add(r.Node, r.Row.IP.String(), r.Row.MAC, r.Row.Kind, r.Row.To)
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Second):
 	}
-	return t
-}
-
-func flowTable(rows []onNode[agent.FlowStatus]) table {
-	t := table{header: []string{"NODE", "PROTO", "SOURCE", "DESTINATION", "STATE", "FROM", "TO", "IDLE", "PACKETS", "BYTES"}}
-	for _, r := range rows {
-		f := r.Row
-		t.add(r.Node, f.Proto, endpoint(f.Source), endpoint(f.Destination), f.State, f.From, f.To, age(f.Idle),
-			fmt.Sprintf("%d/%d", f.Packets[0], f.Packets[1]), size(f.Bytes[0])+"/"+size(f.Bytes[1]))
-	}
-	return t
-}
-
-// endpoint writes an address with its port, if it has one.
-func endpoint(a netip.AddrPort) string {
-	if a.Port() == 0 {
-		return a.Addr().String()
-	}
-	return a.String()
+	return ctx.Err()
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -46,12 +47,40 @@ func main() {
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := newRoot().ExecuteContext(ctx)
+	context.AfterFunc(ctx, stop) // the second Ctrl-C does not wait for what the first began
+	err := execute(ctx, newRoot())
 	stop()
 	os.Exit(report(err))
 }
 
-// report prints an error as one line and returns the exit code.
+// execute runs the command line. What is found wrong with it before its command
+// begins is bad input.
+func execute(ctx context.Context, root *cobra.Command) error {
+	began := false
+	for _, c := range root.Commands() {
+		run := c.RunE
+		if run == nil {
+			continue // its Run does not fail
+		}
+		c.RunE = func(c *cobra.Command, args []string) error {
+			began = true
+			return run(c, args)
+		}
+	}
+	c, err := root.ExecuteContextC(ctx)
+	if err == nil || began {
+		return err
+	}
+	// Suggestions are on lines of their own.
+	message := strings.Replace(strings.Join(strings.Fields(err.Error()), " "), " Did you mean this?", "; did you mean", 1)
+	if c != root {
+		message = c.Name() + ": " + message
+	}
+	return bad(fmt.Errorf("%s; see '%s --help'", message, c.CommandPath()))
+}
+
+// report prints an error, a line for each thing that is wrong, and returns the
+// exit code.
 func report(err error) int {
 	if err == nil {
 		return 0
@@ -63,7 +92,9 @@ func report(err error) int {
 			return code
 		}
 	}
-	fmt.Fprintln(os.Stderr, "vswitch:", err)
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(os.Stderr, "vswitch:", strings.TrimSuffix(line, "\n"))
+	}
 	return code
 }
 
@@ -84,10 +115,8 @@ router and VXLAN overlay. It needs no root, no kernel module and no sidecar.
 		Version:       version,
 	}
 	root.SetVersionTemplate("vswitch {{.Version}}\n")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return bad(fmt.Errorf("%w; see '%s --help'", err, c.CommandPath()))
-	})
 	root.PersistentFlags().String("name", "default", "name of the cluster on this machine")
+	completeFlag(root, "name", completeClusters)
 	root.AddGroup(
 		&cobra.Group{ID: "cluster", Title: "Run a cluster:"},
 		&cobra.Group{ID: "look", Title: "Look into it:"},

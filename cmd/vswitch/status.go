@@ -61,9 +61,12 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 		}
 		t.add(nodeRow(&st)...)
 	}
-	t.print(out, true)
-	for _, p := range s.Problems {
-		fmt.Fprintf(out, "\nproblem: %s\n", p)
+	t.print(out)
+	for i, p := range s.Problems {
+		if i == 0 {
+			fmt.Fprintln(out)
+		}
+		fmt.Fprintf(out, "problem: %s\n", p)
 	}
 	return nil
 }

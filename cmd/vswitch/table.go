@@ -15,36 +15,36 @@ import (
 type table struct {
 	header []string
 	rows   [][]string
-	wide   int // columns from here on are shown with -o wide only; 0: all are shown
+	widths []int // so far, of each column; empty while the header is to be printed
 }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
-// print writes the table. Empty cells become "<none>".
-func (t *table) print(w io.Writer, wide bool) {
-	n := len(t.header)
-	if t.wide > 0 && !wide {
-		n = t.wide
+// print writes the rows, below the header if it was not written before. Empty
+// cells become "<none>".
+func (t *table) print(w io.Writer) {
+	all := t.rows
+	if t.widths == nil {
+		all = append([][]string{t.header}, t.rows...)
+		t.widths = make([]int, len(t.header))
 	}
-	all := append([][]string{t.header}, t.rows...)
-	widths := make([]int, n)
 	for _, row := range all {
-		for i := range row[:n] {
+		for i := range row {
 			if row[i] == "" {
 				row[i] = "<none>"
 			}
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
+			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
 	for _, row := range all {
 		var line strings.Builder
-		for i, cell := range row[:n] {
+		for i, cell := range row {
 			line.WriteString(cell)
-			if i < n-1 {
-				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+3))
+			if i < len(row)-1 {
+				line.WriteString(strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(cell)+3))
 			}
 		}
-		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
+		fmt.Fprintln(w, line.String())
 	}
 }
 

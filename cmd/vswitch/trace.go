@@ -61,7 +61,8 @@ With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
   vswitch trace -f ./k8s node/node1 shop/cart:8080 -o json
   vswitch trace -f ./k8s 203.0.113.7 '[fd00:10:244:2::3]:80' --at node2
   vswitch trace -f ./k8s --probes probes.jsonl | jq -r 'select(.verdict != "delivered") | .id'`,
-		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args) },
+		ValidArgsFunction: nth(completePods, completeTargets),
+		RunE:              func(c *cobra.Command, args []string) error { return o.run(c, args) },
 	}
 	f := c.Flags()
 	f.StringArrayVarP(&o.files, "filename", "f", nil, "manifests instead of the running cluster: a file, a directory, or - for standard input; repeatable")
@@ -73,6 +74,7 @@ With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
 	f.StringArrayVar(&o.clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56); with -f")
 	f.StringArrayVar(&o.serviceCIDRs, "service-cidr", nil, "range of services, one per family (default 10.96.0.0/16 and fd00:10:96::/112); with -f")
 	f.StringArrayVar(&o.nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64); with -f")
+	completeFlag(c, "proto", cobra.FixedCompletions([]string{"tcp", "udp", "sctp", "icmp"}, noFiles))
 	return c
 }
 
@@ -265,7 +267,7 @@ func printTrace(out io.Writer, r *trace.Result) {
 	for _, h := range r.Hops {
 		t.add(h.Node, h.Stage, h.Did)
 	}
-	t.print(out, true)
+	t.print(out)
 	fmt.Fprintf(out, "\n%s: %s -> %s", r.Verdict, r.Source, r.Destination)
 	if r.Reason != "" {
 		fmt.Fprintf(out, " (%s)", r.Reason)

@@ -120,7 +120,7 @@ type NodeStatus struct {
 // Route is a row of the forwarding table.
 type Route struct {
 	Prefix netip.Prefix `json:"prefix"`
-	Kind   string       `json:"kind"`          // "pod", "local", "peer", "host", "unreachable", "blackhole"
+	Kind   string       `json:"kind"`          // "pod", "local" (the switch itself), "peer", "host" or "unreachable"
 	To     string       `json:"to"`            // the pod's or node's name
 	Via    string       `json:"via,omitempty"` // the peer's VTEP, or the host's next hop in mode direct
 	Port   string       `json:"port,omitempty"`
@@ -144,10 +144,10 @@ type FlowStatus struct {
 	State       string         `json:"state"`
 	From        string         `json:"from,omitempty"` // pod or node names, where known
 	To          string         `json:"to,omitempty"`
-	Age         time.Duration  `json:"age"`
-	Idle        time.Duration  `json:"idle"`
-	Packets     [2]uint64      `json:"packets"` // original direction, reply direction
-	Bytes       [2]uint64      `json:"bytes"`
+	Age         uint32         `json:"ageSeconds"`  // since its first packet
+	Idle        uint32         `json:"idleSeconds"` // since its last packet
+	Packets     [2]uint64      `json:"packets"`     // original direction, reply direction
+	Bytes       [2]uint64      `json:"bytes"`       // of frames; a superpacket counts as one
 }
 
 // KeyRequest is about the gossip keyring of all live nodes.

@@ -280,8 +280,7 @@ func (n *Node) Flows() []FlowStatus {
 			Destination: netip.AddrPortFrom(dst, i.Orig.DstPort),
 			State:       i.State.String(),
 			From:        names[src], To: names[dst],
-			Age:     time.Duration(now-i.Created) * time.Second,
-			Idle:    time.Duration(now-max(i.Seen[0], i.Seen[1])) * time.Second,
+			Age: now - i.Created, Idle: now - max(i.Seen[0], i.Seen[1]),
 			Packets: i.Packets, Bytes: i.Bytes,
 		})
 		return true

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/lab"
+)
+
+// completionTime is how long a shell may wait for its Tab key.
+const completionTime = 2 * time.Second
+
+// noFiles is a completion that ends with what it returns.
+const noFiles = cobra.ShellCompDirectiveNoFileComp
+
+// fromCluster completes with what find knows of the running cluster; without
+// one, with nothing.
+func fromCluster(find func(ctx context.Context, client *lab.Client) []string) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		client, err := open(c)
+		if err != nil {
+			return nil, noFiles
+		}
+		defer client.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), completionTime)
+		defer cancel()
+		return find(ctx, client), noFiles
+	}
+}
+
+// nth completes the arguments one after the other, and none behind them.
+func nth(each ...cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		if len(args) >= len(each) {
+			return nil, noFiles
+		}
+		return each[len(args)](c, args, word)
+	}
+}
+
+// completeFlag sets the completion of a flag that exists.
+func completeFlag(c *cobra.Command, flag string, f cobra.CompletionFunc) {
+	if err := c.RegisterFlagCompletionFunc(flag, f); err != nil {
+		panic(err)
+	}
+}
+
+var (
+	completePods = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		pods, _ := client.Pods(ctx)
+		for _, p := range pods {
+			names = append(names, p.Key().String())
+		}
+		return names
+	})
+	// completeTargets completes NAMESPACE/POD:PORT.
+	completeTargets = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		pods, _ := client.Pods(ctx)
+		for _, p := range pods {
+			ports := 0
+			for _, c := range p.Containers {
+				for _, port := range c.Ports {
+					names = append(names, fmt.Sprintf("%s:%d", p.Key(), port.Port))
+					ports++
+				}
+			}
+			if ports == 0 {
+				names = append(names, p.Key().String()+":")
+			}
+		}
+		return names
+	})
+	completeNodes = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		nodes, _ := client.Nodes(ctx)
+		for _, n := range nodes {
+			names = append(names, n.Name)
+		}
+		return names
+	})
+	completeNamespaces = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		state, _ := client.State(ctx)
+		for _, n := range state.Namespaces {
+			names = append(names, n.Name)
+		}
+		return names
+	})
+)
+
+// completeContainers completes the names of the containers of the pod that was
+// named before.
+func completeContainers(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	return fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		pods, _ := client.Pods(ctx)
+		if len(args) == 0 {
+			return nil
+		}
+		p, err := findPod(pods, args[0])
+		if err != nil {
+			return nil
+		}
+		for _, c := range slices.Concat(p.InitContainers, p.Containers) {
+			names = append(names, c.Name)
+		}
+		return names
+	})(c, args, word)
+}
+
+// completeClusters completes the names of clusters that run.
+func completeClusters(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	names, _ := lab.List()
+	return names, noFiles
+}
+
+// completeGet completes kinds, then names of that kind, and the flags of get.
+func completeGet(c *cobra.Command) {
+	c.ValidArgsFunction = func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return kindNames(), noFiles
+		}
+		return completeNames(c, args, word)
+	}
+	completeFlag(c, "namespace", completeNamespaces)
+	completeFlag(c, "node", completeNodes)
+	completeFlag(c, "output", cobra.FixedCompletions(getFormats, noFiles))
+}
+
+// completeNames completes the names of objects of the kind that args begin with.
+func completeNames(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	kind, ok := cluster.ParseKind(args[0])
+	if !ok {
+		return nil, noFiles
+	}
+	namespace, _ := c.Flags().GetString("namespace")
+	return fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		state, _ := client.State(ctx)
+		for _, r := range state.Refs() {
+			if r.Kind == kind && (r.Namespace == "" || r.Namespace == namespace) && !slices.Contains(args[1:], r.Name) {
+				names = append(names, r.Name)
+			}
+		}
+		return names
+	})(c, args, word)
+}
+
+// completeDelete completes kinds of objects, then their names.
+func completeDelete(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return completeNames(c, args, word)
+	}
+	var kinds []string
+	for _, k := range []cluster.Kind{cluster.KindPod, cluster.KindDeployment, cluster.KindNode, cluster.KindNamespace} {
+		kinds = append(kinds, strings.ToLower(string(k)))
+	}
+	return kinds, noFiles
+}
