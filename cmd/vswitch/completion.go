@@ -100,12 +100,17 @@ func completeContainers(c *cobra.Command, args []string, word string) ([]string,
 		if len(args) == 0 {
 			return nil
 		}
-		p, err := findPod(pods, args[0])
+		namespace, name, err := podName(args[0])
 		if err != nil {
 			return nil
 		}
-		for _, c := range slices.Concat(p.InitContainers, p.Containers) {
-			names = append(names, c.Name)
+		for _, p := range pods {
+			if p.Namespace != namespace || p.Name != name {
+				continue
+			}
+			for _, c := range slices.Concat(p.InitContainers, p.Containers) {
+				names = append(names, c.Name)
+			}
 		}
 		return names
 	})(c, args, word)

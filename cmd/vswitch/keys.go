@@ -210,7 +210,7 @@ func (o *keyOptions) run(c *cobra.Command, do func(*agent.Client, context.Contex
 		err = printObject(out, keys, o.output)
 	} else {
 		t := keyTable(keys)
-		t.print(out, true)
+		t.print(out)
 	}
 	if err != nil {
 		return err

@@ -50,7 +50,7 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 	}
 	fmt.Fprintf(out, "cluster %s, up for %s: %s, %s, %d ready\n\n", s.Name, age(time.Since(s.Started)),
 		count(len(s.Nodes), "node"), count(s.Pods, "pod"), s.Ready)
-	t := table{header: nodeHeader}
+	t := table{header: statusHeader}
 	for _, n := range s.Nodes {
 		a := agent.NewClient(n.Socket)
 		st, err := a.Status(ctx)
@@ -59,7 +59,7 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 			t.add(n.Name, "NotReady", "", "", "", list(n.PodCIDRs), n.Reason)
 			continue
 		}
-		t.add(nodeRow(&st)...)
+		t.add(statusRow(&st)...)
 	}
 	t.print(out)
 	for i, p := range s.Problems {
@@ -82,18 +82,18 @@ func printNodeStatus(ctx context.Context, out io.Writer, socket, output string) 
 	if output == "json" || output == "yaml" {
 		return printObject(out, st, output)
 	}
-	t := table{header: nodeHeader}
-	t.add(nodeRow(&st)...)
-	t.print(out, true)
+	t := table{header: statusHeader}
+	t.add(statusRow(&st)...)
+	t.print(out)
 	for _, p := range st.Problems {
 		fmt.Fprintf(out, "\nproblem: %s\n", p)
 	}
 	return nil
 }
 
-var nodeHeader = []string{"NODE", "STATUS", "PODS", "PEERS", "FLOWS", "POD-CIDRS", "DROPS"}
+var statusHeader = []string{"NODE", "STATUS", "PODS", "PEERS", "FLOWS", "POD-CIDRS", "DROPS"}
 
-func nodeRow(st *agent.Status) []string {
+func statusRow(st *agent.Status) []string {
 	status := "Ready"
 	if !st.Ready {
 		status = "NotReady"
