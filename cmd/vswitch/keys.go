@@ -62,7 +62,11 @@ func newKeysList(o *keyOptions) *cobra.Command {
 		Short: "List the keys of all live nodes by fingerprint",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return o.run(c, (*agent.Client).Keys)
+			keys, err := o.run(c, (*agent.Client).Keys)
+			if err != nil {
+				return err
+			}
+			return keyProblem(keys)
 		},
 	}
 }
@@ -186,36 +190,33 @@ func readKey(c *cobra.Command, file string) ([]byte, error) {
 }
 
 func (o *keyOptions) change(c *cobra.Command, verb string, r agent.KeyRequest) error {
-	return o.run(c, func(a *agent.Client, ctx context.Context) ([]agent.KeyStatus, error) {
+	_, err := o.run(c, func(a *agent.Client, ctx context.Context) ([]agent.KeyStatus, error) {
 		return a.ChangeKey(ctx, verb, r)
 	})
+	return err
 }
 
-// run has a node do something and prints the keys that all nodes have then.
-func (o *keyOptions) run(c *cobra.Command, do func(*agent.Client, context.Context) ([]agent.KeyStatus, error)) error {
+// run has a node do something, prints the keys that all nodes have then, and
+// returns them.
+func (o *keyOptions) run(c *cobra.Command, do func(*agent.Client, context.Context) ([]agent.KeyStatus, error)) ([]agent.KeyStatus, error) {
 	if !slices.Contains([]string{"table", "json", "yaml"}, o.output) {
-		return bad(fmt.Errorf("output %q: use table, json or yaml", o.output))
+		return nil, bad(fmt.Errorf("output %q: use table, json or yaml", o.output))
 	}
 	a, err := o.client(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer a.Close()
 	keys, err := do(a, c.Context())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	out := c.OutOrStdout()
 	if o.output != "table" {
-		err = printObject(out, keys, o.output)
-	} else {
-		t := keyTable(keys)
-		t.print(out)
+		return keys, printObject(c.OutOrStdout(), keys, o.output)
 	}
-	if err != nil {
-		return err
-	}
-	return keyProblem(keys)
+	t := keyTable(keys)
+	t.print(c.OutOrStdout())
+	return keys, nil
 }
 
 // client returns a client of the node that is to be asked.
