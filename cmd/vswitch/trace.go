@@ -120,7 +120,7 @@ func (o *traceOptions) check(c *cobra.Command, args []string) error {
 	case o.probes != "" && len(args) > 0:
 		return errors.New("--probes says what to trace; leave FROM and TO out")
 	case o.probes == "" && len(args) != 2:
-		return fmt.Errorf("FROM and TO are needed, not %d arguments; see '%s --help'", len(args), c.CommandPath())
+		return fmt.Errorf("trace takes FROM and TO, %d given; see '%s --help'", len(args), c.CommandPath())
 	case o.probes == "-" && slices.Contains(o.files, "-"):
 		return errors.New("standard input cannot be both the manifests and the probes")
 	}

@@ -141,6 +141,8 @@ peer 1               node2        02:00:00:00:00:02
 fd00:10:244:1::/64   unreachable  node1  port 0  peer 0
 fd00:10:244:1::/128  local        node1  port 0  peer 0
 fd00:10:244:1::1/128 local        node1  port 0  peer 0
+cluster              10.96.0.0/16
+cluster              10.244.0.0/16
 `
 	if got := dump(c.Publish()); words(got) != words(want) {
 		t.Errorf("got\n%s\nwant%s", got, want)
