@@ -57,16 +57,19 @@ func main() {
 // begins is bad input.
 func execute(ctx context.Context, root *cobra.Command) error {
 	began := false
-	for _, c := range root.Commands() {
-		run := c.RunE
-		if run == nil {
-			continue // its Run does not fail
+	var watch func(c *cobra.Command)
+	watch = func(c *cobra.Command) {
+		if run := c.RunE; run != nil { // a Run does not fail
+			c.RunE = func(c *cobra.Command, args []string) error {
+				began = true
+				return run(c, args)
+			}
 		}
-		c.RunE = func(c *cobra.Command, args []string) error {
-			began = true
-			return run(c, args)
+		for _, sub := range c.Commands() {
+			watch(sub)
 		}
 	}
+	watch(root)
 	c, err := root.ExecuteContextC(ctx)
 	if err == nil || began {
 		return err
@@ -74,7 +77,7 @@ func execute(ctx context.Context, root *cobra.Command) error {
 	// Suggestions are on lines of their own.
 	message := strings.Replace(strings.Join(strings.Fields(err.Error()), " "), " Did you mean this?", "; did you mean", 1)
 	if c != root {
-		message = c.Name() + ": " + message
+		message = strings.TrimPrefix(c.CommandPath(), root.Name()+" ") + ": " + message
 	}
 	return bad(fmt.Errorf("%s; see '%s --help'", message, c.CommandPath()))
 }
