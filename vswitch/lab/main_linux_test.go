@@ -165,6 +165,7 @@ func (n *fakeNode) attach(r agent.PodRequest) (agent.PodStatus, error) {
 			return err
 		}
 		defer ns.Close()
+		_ = netns.DeleteLink(outer) // that of a node that was killed, if there is one
 		if err := netns.AddVeth(outer, "eth0", ns); err != nil {
 			return err
 		}
