@@ -179,6 +179,13 @@ type Container struct {
 	// RunAsUser and RunAsGroup override the pod's.
 	RunAsUser  *int64 `json:"runAsUser,omitempty"`
 	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
+	// Startup holds back the other two until it has succeeded once. Liveness
+	// restarts the container when it fails, Readiness takes it out of services.
+	Startup   *Probe `json:"startup,omitempty"`
+	Liveness  *Probe `json:"liveness,omitempty"`
+	Readiness *Probe `json:"readiness,omitempty"`
+	// PreStop runs before the container gets SIGTERM, within the grace period.
+	PreStop *Handler `json:"preStop,omitempty"`
 }
 
 // ContainerPort is a port that a container says it serves.

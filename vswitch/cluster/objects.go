@@ -7,10 +7,13 @@ type Kind string
 
 // Kinds of objects.
 const (
-	KindNamespace  Kind = "Namespace"
-	KindNode       Kind = "Node"
-	KindPod        Kind = "Pod"
-	KindDeployment Kind = "Deployment"
+	KindNamespace     Kind = "Namespace"
+	KindNode          Kind = "Node"
+	KindPod           Kind = "Pod"
+	KindDeployment    Kind = "Deployment"
+	KindService       Kind = "Service"
+	KindEndpointSlice Kind = "EndpointSlice"
+	KindEndpoints     Kind = "Endpoints"
 )
 
 // kindNames are the names people use for each kind: resource, plural, short.
@@ -24,6 +27,9 @@ var kindNames = []struct {
 	{KindNode, "node", "node nodes no", false},
 	{KindPod, "pod", "pod pods po", true},
 	{KindDeployment, "deployment.apps", "deployment deployments deploy deployment.apps deployments.apps", true},
+	{KindService, "service", "service services svc", true},
+	{KindEndpointSlice, "endpointslice.discovery.k8s.io", "endpointslice endpointslices endpointslice.discovery.k8s.io endpointslices.discovery.k8s.io", true},
+	{KindEndpoints, "endpoints", "endpoints ep", true},
 }
 
 // ParseKind returns the kind that a person means by name: "po", "pods", "Pod".
@@ -71,15 +77,20 @@ func (r Ref) String() string { return string(r.Kind) + " " + r.Key.String() }
 
 // Objects are objects by kind, each list in the order of the input.
 type Objects struct {
-	Namespaces  []*Namespace  `json:"namespaces,omitempty"`
-	Nodes       []*Node       `json:"nodes,omitempty"`
-	Pods        []*Pod        `json:"pods,omitempty"`
-	Deployments []*Deployment `json:"deployments,omitempty"`
+	Namespaces     []*Namespace     `json:"namespaces,omitempty"`
+	Nodes          []*Node          `json:"nodes,omitempty"`
+	Pods           []*Pod           `json:"pods,omitempty"`
+	Deployments    []*Deployment    `json:"deployments,omitempty"`
+	Services       []*Service       `json:"services,omitempty"`
+	EndpointSlices []*EndpointSlice `json:"endpointSlices,omitempty"`
+	// Endpoints are those that somebody wrote.
+	Endpoints []*Endpoints `json:"endpoints,omitempty"`
 }
 
 // Len returns the number of objects.
 func (o *Objects) Len() int {
-	return len(o.Namespaces) + len(o.Nodes) + len(o.Pods) + len(o.Deployments)
+	return len(o.Namespaces) + len(o.Nodes) + len(o.Pods) + len(o.Deployments) +
+		len(o.Services) + len(o.EndpointSlices) + len(o.Endpoints)
 }
 
 // Refs names all objects, namespaces first, each kind in the order of the input.
@@ -96,6 +107,15 @@ func (o *Objects) Refs() []Ref {
 	}
 	for _, p := range o.Pods {
 		refs = append(refs, Ref{KindPod, p.Key()})
+	}
+	for _, v := range o.Services {
+		refs = append(refs, Ref{KindService, v.Key()})
+	}
+	for _, v := range o.EndpointSlices {
+		refs = append(refs, Ref{KindEndpointSlice, v.Key()})
+	}
+	for _, v := range o.Endpoints {
+		refs = append(refs, Ref{KindEndpoints, v.Key()})
 	}
 	return refs
 }
@@ -114,6 +134,15 @@ func (o *Objects) State() *State {
 	}
 	for _, p := range o.Pods {
 		s.Pods = s.Pods.With(p.Key(), p)
+	}
+	for _, v := range o.Services {
+		s.Services = s.Services.With(v.Key(), v)
+	}
+	for _, v := range o.EndpointSlices {
+		s.EndpointSlices = s.EndpointSlices.With(v.Key(), v)
+	}
+	for _, v := range o.Endpoints {
+		s.Endpoints = s.Endpoints.With(v.Key(), v)
 	}
 	return &s
 }

@@ -4,11 +4,14 @@ package cluster
 // with it all that did not change.
 type State struct {
 	// Revision counts the changes of the Store; it never goes back.
-	Revision    uint64
-	Namespaces  Table[Namespace]
-	Nodes       Table[Node]
-	Pods        Table[Pod]
-	Deployments Table[Deployment]
+	Revision       uint64
+	Namespaces     Table[Namespace]
+	Nodes          Table[Node]
+	Pods           Table[Pod]
+	Deployments    Table[Deployment]
+	Services       Table[Service]
+	EndpointSlices Table[EndpointSlice]
+	Endpoints      Table[Endpoints]
 }
 
 // Namespace returns the namespace, or nil.
@@ -23,19 +26,26 @@ func (s *State) Pod(k Key) *Pod { return s.Pods.Get(k) }
 // Deployment returns the deployment, or nil.
 func (s *State) Deployment(k Key) *Deployment { return s.Deployments.Get(k) }
 
+// Service returns the service, or nil.
+func (s *State) Service(k Key) *Service { return s.Services.Get(k) }
+
 // Changes are the objects that differ between two States, by kind, each in
 // order of key.
 type Changes struct {
-	From, To    *State
-	Namespaces  []Change[Namespace]
-	Nodes       []Change[Node]
-	Pods        []Change[Pod]
-	Deployments []Change[Deployment]
+	From, To       *State
+	Namespaces     []Change[Namespace]
+	Nodes          []Change[Node]
+	Pods           []Change[Pod]
+	Deployments    []Change[Deployment]
+	Services       []Change[Service]
+	EndpointSlices []Change[EndpointSlice]
+	Endpoints      []Change[Endpoints]
 }
 
 // Empty reports whether nothing changed.
 func (c *Changes) Empty() bool {
-	return len(c.Namespaces)+len(c.Nodes)+len(c.Pods)+len(c.Deployments) == 0
+	return len(c.Namespaces)+len(c.Nodes)+len(c.Pods)+len(c.Deployments)+
+		len(c.Services)+len(c.EndpointSlices)+len(c.Endpoints) == 0
 }
 
 // Diff returns what changed from s to newer. An object that came and went in
@@ -44,9 +54,12 @@ func (c *Changes) Empty() bool {
 func (s *State) Diff(newer *State) Changes {
 	return Changes{
 		From: s, To: newer,
-		Namespaces:  s.Namespaces.Diff(newer.Namespaces),
-		Nodes:       s.Nodes.Diff(newer.Nodes),
-		Pods:        s.Pods.Diff(newer.Pods),
-		Deployments: s.Deployments.Diff(newer.Deployments),
+		Namespaces:     s.Namespaces.Diff(newer.Namespaces),
+		Nodes:          s.Nodes.Diff(newer.Nodes),
+		Pods:           s.Pods.Diff(newer.Pods),
+		Deployments:    s.Deployments.Diff(newer.Deployments),
+		Services:       s.Services.Diff(newer.Services),
+		EndpointSlices: s.EndpointSlices.Diff(newer.EndpointSlices),
+		Endpoints:      s.Endpoints.Diff(newer.Endpoints),
 	}
 }

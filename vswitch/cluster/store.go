@@ -64,6 +64,9 @@ type world struct {
 	nodes       kinds[Node]
 	pods        kinds[Pod]
 	deployments kinds[Deployment]
+	services    kinds[Service]
+	slices      kinds[EndpointSlice]
+	endpoints   kinds[Endpoints]
 }
 
 // NewStore returns an empty Store.
@@ -131,11 +134,14 @@ func (tx *Txn) SkipTo(r uint64) { tx.revision = max(tx.revision, r) }
 // State returns the merged cluster with the changes made so far.
 func (tx *Txn) State() *State {
 	return &State{
-		Revision:    tx.revision,
-		Namespaces:  tx.world.namespaces.merged,
-		Nodes:       tx.world.nodes.merged,
-		Pods:        tx.world.pods.merged,
-		Deployments: tx.world.deployments.merged,
+		Revision:       tx.revision,
+		Namespaces:     tx.world.namespaces.merged,
+		Nodes:          tx.world.nodes.merged,
+		Pods:           tx.world.pods.merged,
+		Deployments:    tx.world.deployments.merged,
+		Services:       tx.world.services.merged,
+		EndpointSlices: tx.world.slices.merged,
+		Endpoints:      tx.world.endpoints.merged,
 	}
 }
 
@@ -143,11 +149,14 @@ func (tx *Txn) State() *State {
 // far: the part of the cluster that it may change.
 func (tx *Txn) Own() *State {
 	return &State{
-		Revision:    tx.revision,
-		Namespaces:  tx.world.namespaces.parts[tx.source],
-		Nodes:       tx.world.nodes.parts[tx.source],
-		Pods:        tx.world.pods.parts[tx.source],
-		Deployments: tx.world.deployments.parts[tx.source],
+		Revision:       tx.revision,
+		Namespaces:     tx.world.namespaces.parts[tx.source],
+		Nodes:          tx.world.nodes.parts[tx.source],
+		Pods:           tx.world.pods.parts[tx.source],
+		Deployments:    tx.world.deployments.parts[tx.source],
+		Services:       tx.world.services.parts[tx.source],
+		EndpointSlices: tx.world.slices.parts[tx.source],
+		Endpoints:      tx.world.endpoints.parts[tx.source],
 	}
 }
 
@@ -171,6 +180,21 @@ func (tx *Txn) PutDeployment(d *Deployment) {
 	put(tx, &tx.base.deployments, &tx.world.deployments, d.Key(), d, mergeFirst)
 }
 
+// PutService adds or replaces the source's service.
+func (tx *Txn) PutService(v *Service) {
+	put(tx, &tx.base.services, &tx.world.services, v.Key(), v, mergeFirst)
+}
+
+// PutEndpointSlice adds or replaces the source's slice.
+func (tx *Txn) PutEndpointSlice(v *EndpointSlice) {
+	put(tx, &tx.base.slices, &tx.world.slices, v.Key(), v, mergeFirst)
+}
+
+// PutEndpoints adds or replaces the source's endpoints.
+func (tx *Txn) PutEndpoints(v *Endpoints) {
+	put(tx, &tx.base.endpoints, &tx.world.endpoints, v.Key(), v, mergeFirst)
+}
+
 // DeleteNamespace removes the source's namespace. Here and below: what is not
 // there is no error, and what another source says stays.
 func (tx *Txn) DeleteNamespace(name string) {
@@ -192,6 +216,21 @@ func (tx *Txn) DeleteDeployment(k Key) {
 	put(tx, &tx.base.deployments, &tx.world.deployments, k, nil, mergeFirst)
 }
 
+// DeleteService removes the source's service.
+func (tx *Txn) DeleteService(k Key) {
+	put(tx, &tx.base.services, &tx.world.services, k, nil, mergeFirst)
+}
+
+// DeleteEndpointSlice removes the source's slice.
+func (tx *Txn) DeleteEndpointSlice(k Key) {
+	put(tx, &tx.base.slices, &tx.world.slices, k, nil, mergeFirst)
+}
+
+// DeleteEndpoints removes the source's endpoints.
+func (tx *Txn) DeleteEndpoints(k Key) {
+	put(tx, &tx.base.endpoints, &tx.world.endpoints, k, nil, mergeFirst)
+}
+
 // Clear removes all that the source says. Putting the same objects back in
 // the same transaction leaves no change, so a source that receives whole lists
 // clears and puts.
@@ -207,6 +246,15 @@ func (tx *Txn) Clear() {
 	}
 	for d := range tx.Own().Deployments.All() {
 		tx.DeleteDeployment(d.Key())
+	}
+	for v := range tx.Own().Endpoints.All() {
+		tx.DeleteEndpoints(v.Key())
+	}
+	for v := range tx.Own().EndpointSlices.All() {
+		tx.DeleteEndpointSlice(v.Key())
+	}
+	for v := range tx.Own().Services.All() {
+		tx.DeleteService(v.Key())
 	}
 }
 
