@@ -45,7 +45,7 @@ type Table struct {
 	count atomic.Int64
 	hand  atomic.Uint32 // which shard evict begins with
 	turn  atomic.Uint32 // which shard Expire begins with
-	stats struct{ created, expired, evicted, refused atomic.Uint64 }
+	stats struct{ created, expired, evicted, refused, noPort atomic.Uint64 }
 
 	backing backing
 }
@@ -73,12 +73,14 @@ type Stats struct {
 	Evicted uint64
 	// Refused: no room could be made (ErrFull).
 	Refused uint64
+	// NoPort: no source port was free (ErrNoPort).
+	NoPort uint64
 }
 
 // Stats returns the counters.
 func (t *Table) Stats() Stats {
 	s := &t.stats
-	return Stats{s.created.Load(), s.expired.Load(), s.evicted.Load(), s.refused.Load()}
+	return Stats{s.created.Load(), s.expired.Load(), s.evicted.Load(), s.refused.Load(), s.noPort.Load()}
 }
 
 // Len returns the number of connections.

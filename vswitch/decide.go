@@ -1,6 +1,7 @@
 package vswitch
 
 import (
+	"errors"
 	"time"
 
 	"vswitch/nat"
@@ -11,11 +12,12 @@ import (
 // decider knows the order of things for the first packet of a flow. It is part
 // of every worker, and of a trace.
 type decider struct {
-	tables  *Tables
-	conns   *nat.Table
-	now     time.Duration // monotonic, of the batch
-	seconds uint32        // now in seconds
-	rec     *Recorder     // nil but in a trace; then nothing is remembered
+	tables     *Tables
+	conns      *nat.Table
+	affinities *nat.Affinities
+	now        time.Duration // monotonic, of the batch
+	seconds    uint32        // now in seconds
+	rec        *Recorder     // nil but in a trace; then nothing is remembered
 }
 
 // verdict is what decide found, beside the flow that it filled in.
@@ -24,64 +26,143 @@ type verdict struct {
 	hop    *fib.Hop // the next hop, where there is one
 }
 
-// decide answers where a packet of class Flow goes and what is rewritten, and
-// writes that into f. With a reason other than Forwarded, f is not to be used.
-// Steps are numbered as in the package documentation.
-func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *nat.Flow) verdict {
-	// 1. source
-	if r := d.source(b, p, info); r != Forwarded {
-		return verdict{reason: r}
-	}
-	// 4. route
-	hop, r := d.route(b, p)
-	if r != Forwarded {
-		return verdict{r, hop}
-	}
-	d.fill(b, p, hop, f)
-	// 7. remember
-	return verdict{d.remember(p, f), hop}
+// passage is a packet on its way through decide.
+type passage struct {
+	b    *packet.Batch
+	p    *packet.Packet
+	info *PortInfo
+	// came is the packet's tuple as connections have it, and to the one that it
+	// leaves with.
+	came, to packet.Tuple
+	// conn is the connection that it belongs to, if known, and dir its direction.
+	conn  nat.Info
+	dir   nat.Dir
+	known bool
+	// origin is who sends it, for services.
+	origin nat.Origin
+	// mapping is what a new connection is made with.
+	mapping nat.Mapping
+	// service: came is a service's address. masquerade: it leaves with the
+	// node's own address.
+	service, masquerade bool
+	// peer is where it goes, whatever the routes say; nil: they say it.
+	peer *PeerInfo
+	hop  *fib.Hop
 }
 
-// source checks that whoever is behind the port may speak as this source.
-func (d *decider) source(b *packet.Batch, p *packet.Packet, info *PortInfo) Reason {
-	src := &p.Tuple.Src
+// decide answers where a packet of class Flow, or the first fragment of one,
+// goes and what is rewritten, and writes that into f. With a reason other than
+// Forwarded, f is not to be used. Steps are numbered as in the package
+// documentation.
+func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *nat.Flow) verdict {
+	w := passage{b: b, p: p, info: info, came: p.Tuple.Flow()}
+	w.to = w.came
+	d.find(&w)
+	r := d.source(&w) // 1. source
+	if r == Forwarded {
+		r = d.service(&w) // 2. service
+	}
+	if r == Forwarded {
+		r = d.route(&w) // 4. route
+	}
+	if r == Forwarded {
+		d.masquerade(&w)      // 6. masquerade
+		r = d.remember(&w, f) // 7. remember
+	}
+	if r == Forwarded {
+		d.fill(w.hop, f)
+		f.Translate(&w.came, &w.to)
+	}
+	return verdict{r, w.hop}
+}
+
+// find looks for the connection that the packet belongs to. A SYN after the end
+// of one begins another, about which everything is decided anew.
+func (d *decider) find(w *passage) {
+	id, dir, ok := d.conns.Lookup(&w.came)
+	if !ok {
+		return
+	}
+	if w.p.TCPFlags&packet.TCPSyn != 0 && d.conns.Begins(id, w.p.TCPFlags) {
+		if d.rec == nil {
+			d.conns.Delete(id)
+		}
+		return
+	}
+	w.conn, w.known = d.conns.Get(id)
+	w.dir = dir
+}
+
+// source checks that whoever is behind the port may speak as this source, and
+// finds out who it is for services.
+func (d *decider) source(w *passage) Reason {
+	src, info := &w.p.Tuple.Src, w.info
 	switch info.Kind {
 	case PortPod:
-		if [6]byte(b.Buf[p.Off+6:]) != info.MAC || !info.owns(src) {
+		if [6]byte(w.b.Buf[w.p.Off+6:]) != info.MAC || !info.owns(src) {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
 	case PortNode:
 		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Local && hop.Kind != fib.Host {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
+		w.origin = nat.FromNode
 	case PortOverlay:
-		hop := d.tables.Routes.Lookup(src)
-		if hop == nil || hop.Kind != fib.Peer || hop.Peer != p.In-packet.PeerBase {
-			return d.drop(Spoofed, "source", "{name} does not own {addr}", d.peerName(p), src)
-		}
-		if p.Tuple.Flags&packet.Routed == 0 {
-			return d.drop(UnknownMAC, "source", "the frame is not for this node", "", nil)
-		}
-		d.did("source", "{name} speaks for {addr}", hop.Name, src)
-		return Forwarded
+		return d.peerSource(w)
 	case PortUplink:
-		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Peer && hop.Kind != fib.Host {
+		hop := d.tables.Routes.Lookup(src)
+		switch {
+		case hop == nil || hop.Kind != fib.Peer && hop.Kind != fib.Host:
 			return d.drop(Spoofed, "source", "neither a peer nor the host owns {addr}", "", src)
+		case hop.Kind == fib.Host:
+			w.origin = nat.FromNode
+		case hop.Node:
+			w.origin = nat.FromOutside
 		}
 	case PortOutside:
 		if d.tables.Routes.Lookup(src) != nil || d.tables.Cluster.Lookup(src) != nil {
 			return d.drop(Spoofed, "source", "{addr} belongs to the cluster, and came from outside", "", src)
 		}
-		if p.Tuple.Flags&packet.Routed == 0 {
+		if w.p.Tuple.Flags&packet.Routed == 0 {
 			return d.drop(UnknownMAC, "source", "the frame is not for this node", "", nil)
 		}
 		d.did("source", "{addr} is a client outside", "", src)
+		w.origin = nat.FromOutside
 		return Forwarded
 	default:
 		return d.drop(NotAttached, "source", "port {name} is closed", info.Name, nil)
 	}
 	d.did("source", "{name} speaks as {addr}", info.Name, src)
 	return Forwarded
+}
+
+// peerSource checks the source of a packet from the overlay. A peer speaks for
+// its own ranges; for a client outside that it let in, towards a service; and
+// for a service, to a client that came in here and was sent on to it.
+func (d *decider) peerSource(w *passage) Reason {
+	src := &w.p.Tuple.Src
+	if w.p.Tuple.Flags&packet.Routed == 0 {
+		return d.drop(UnknownMAC, "source", "the frame is not for this node", "", nil)
+	}
+	hop, peer := d.tables.Routes.Lookup(src), d.tables.Peer(w.p.In)
+	switch {
+	case hop != nil && hop.Kind == fib.Peer && hop.Peer == w.p.In-packet.PeerBase:
+		if hop.Node {
+			w.origin = nat.FromOutside
+		}
+		d.did("source", "{name} speaks for {addr}", hop.Name, src)
+		return Forwarded
+	case w.known && w.conn.Zone != 0 && peer != nil && peer.ID == w.conn.Via:
+		w.origin = nat.FromIngress
+		return Forwarded
+	case hop == nil && peer != nil && d.tables.Cluster.Lookup(src) == nil && !w.known:
+		if _, m := d.tables.Services.Lookup(&w.came, true); m == nat.Matched {
+			w.origin = nat.FromIngress
+			d.did("source", "{name} let in {addr}, a client outside", peer.Name, src)
+			return Forwarded
+		}
+	}
+	return d.drop(Spoofed, "source", "{name} does not own {addr}", d.peerName(w.p), src)
 }
 
 // peerName returns the name of the peer that p came from.
@@ -93,33 +174,47 @@ func (d *decider) peerName(p *packet.Packet) string {
 }
 
 // route finds the next hop. Packets for the switch itself come back Answered.
-func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
-	hop := d.tables.Routes.Lookup(&p.Tuple.Dst)
-	if hop == nil || hop.Kind == fib.Unreachable {
-		return nil, d.drop(NoRoute, "route", "nobody has {addr}", "", &p.Tuple.Dst)
+func (d *decider) route(w *passage) Reason {
+	dst, p := &w.to.Dst, w.p
+	if w.peer != nil {
+		if w.hop = w.peer.Hop; w.hop == nil {
+			return d.drop(NoRoute, "route", "there is no way to {name}", w.peer.Name, nil)
+		}
+		d.did("route", "back through {name}", w.peer.Name, nil)
+		return Forwarded
 	}
+	hop := d.tables.Routes.Lookup(dst)
+	if hop == nil || hop.Kind == fib.Unreachable {
+		return d.drop(NoRoute, "route", "nobody has {addr}", "", dst)
+	}
+	w.hop = hop
 	switch hop.Kind {
 	case fib.Local:
-		d.did("route", "{addr} is {name} itself", hop.Name, &p.Tuple.Dst)
-		return hop, Answered
+		d.did("route", "{addr} is {name} itself", hop.Name, dst)
+		return Answered
 	case fib.Blackhole:
-		return hop, d.drop(Blackholed, "route", "{addr} is a blackhole", "", &p.Tuple.Dst)
+		return d.drop(Blackholed, "route", "{addr} is a blackhole", "", dst)
 	}
 	if p.Tuple.Flags&packet.Routed == 0 {
 		// Bridged: the frame must be for the pod that the packet is for.
-		if hop.Kind != fib.Pod || [6]byte(b.Buf[p.Off:]) != hop.MAC {
-			return hop, d.drop(UnknownMAC, "bridge", "no pod of this node has that MAC and {addr}", "", &p.Tuple.Dst)
+		if hop.Kind != fib.Pod || [6]byte(w.b.Buf[p.Off:]) != hop.MAC {
+			return d.drop(UnknownMAC, "bridge", "no pod of this node has that MAC and {addr}", "", dst)
 		}
-		d.did("bridge", "{addr} is {name} on this node", hop.Name, &p.Tuple.Dst)
-		return hop, Forwarded
+		d.did("bridge", "{addr} is {name} on this node", hop.Name, dst)
+		return Forwarded
 	}
-	if (hop.Kind == fib.Peer || hop.Kind == fib.Host) && (p.In >= packet.PeerBase || p.In == hop.Port) {
+	if (hop.Kind == fib.Peer || hop.Kind == fib.Host) && (p.In >= packet.PeerBase || p.In == hop.Port) && !w.turns() {
 		// From one peer to another: the ranges are not ours, and a loop would follow.
-		return nil, d.drop(NoRoute, "route", "{addr} is not on this node", "", &p.Tuple.Dst)
+		w.hop = nil
+		return d.drop(NoRoute, "route", "{addr} is not on this node", "", dst)
 	}
-	d.did("route", routeWords[hop.Kind], hop.Name, &p.Tuple.Dst)
-	return hop, Forwarded
+	d.did("route", routeWords[hop.Kind], hop.Name, dst)
+	return Forwarded
 }
+
+// turns reports whether the packet is translated here. Then it may come from
+// one peer and go to another: no other node would do the same again.
+func (w *passage) turns() bool { return w.service || w.known && w.conn.Flags&(nat.DNAT|nat.SNAT) != 0 }
 
 // routeWords say in a trace what was found, by kind of hop.
 var routeWords = [...]string{
@@ -128,8 +223,16 @@ var routeWords = [...]string{
 	fib.Host: "{addr} is the host's own",
 }
 
+// masquerade gives the packet the node's own address as its source.
+func (d *decider) masquerade(w *passage) {
+	if w.masquerade {
+		w.to.Src = d.tables.own(&w.to.Dst)
+		d.did("masquerade", "the source becomes {addr}", "", &w.to.Src)
+	}
+}
+
 // fill writes what the packets of the flow need on their way to hop.
-func (d *decider) fill(b *packet.Batch, p *packet.Packet, hop *fib.Hop, f *nat.Flow) {
+func (d *decider) fill(hop *fib.Hop, f *nat.Flow) {
 	f.Gen = d.tables.Gen
 	f.Out, f.Peer, f.MTU = hop.Port, hop.Peer, hop.MTU
 	f.DstMAC = hop.MAC
@@ -139,27 +242,41 @@ func (d *decider) fill(b *packet.Batch, p *packet.Packet, hop *fib.Hop, f *nat.F
 	}
 }
 
-// remember finds or makes the connection that the packet belongs to, and lets
-// it see the packet.
-func (d *decider) remember(p *packet.Packet, f *nat.Flow) Reason {
-	key := p.Tuple.Flow()
-	id, dir, ok := d.conns.Lookup(&key)
+// remember makes the connection that the packet begins, if it is not known, and
+// lets it see the packet. The source port may have to give way to another
+// connection's; w.to tells.
+func (d *decider) remember(w *passage, f *nat.Flow) Reason {
 	if d.rec != nil {
-		if ok {
+		if w.known {
 			d.did("conntrack", "a packet of a known connection", "", nil)
 		} else {
 			d.did("conntrack", "the first packet of a connection", "", nil)
 		}
+		d.rec.Masqueraded = w.masquerade
 		return Forwarded
 	}
-	if !ok {
+	id := w.conn.ID
+	if !w.known {
+		w.mapping.Reply = w.to.Reverse()
 		var err error
-		if id, err = d.conns.Create(&key, d.seconds); err != nil {
-			return d.drop(TableFull, "conntrack", "the connection table is full", "", nil)
+		id, err = d.conns.Masquerade(&w.came, &w.mapping, d.seconds)
+		switch {
+		case errors.Is(err, nat.ErrExists): // another worker was faster
+			to, ok := d.conns.To(id, nat.Original)
+			if !ok || to.Dst != w.to.Dst {
+				return TableFull // and chose otherwise; the next packet finds it
+			}
+			w.to = to
+		case errors.Is(err, nat.ErrNoPort):
+			return NoSNATPort
+		case err != nil:
+			return TableFull
+		default:
+			w.to = w.mapping.Reply.Reverse()
 		}
-		dir = nat.Original
+		w.dir = nat.Original
 	}
-	d.conns.Track(id, dir, p.TCPFlags, d.seconds)
-	f.SetConn(id, dir, d.seconds)
+	d.conns.Track(id, w.dir, w.p.TCPFlags, d.seconds)
+	f.SetConn(id, w.dir, d.seconds)
 	return Forwarded
 }

@@ -128,16 +128,17 @@ func (w *worker) known(p *packet.Packet, f *nat.Flow, info *PortInfo) bool {
 	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
 		return false
 	}
-	apply(w.in, p, f)
-	return true
+	return apply(w.in, p, f)
 }
 
-// apply does to a packet what its flow says. The TTL is the caller's.
-func apply(b *packet.Batch, p *packet.Packet, f *nat.Flow) {
-	if f.Flags&nat.Rewrites != 0 {
-		f.Rewrite(b, p)
+// apply does to a packet what its flow says. The TTL is the caller's. It
+// reports false, with the packet unchanged, for one that cannot be translated
+// (packet.Batch.Rewrite).
+func apply(b *packet.Batch, p *packet.Packet, f *nat.Flow) bool {
+	if f.Flags&nat.Rewrites != 0 && !f.Rewrite(b, p) {
+		return false
 	}
-	if p.Tuple.Flags&packet.Routed != 0 {
+	if p.Tuple.Flags&packet.Routed != 0 || f.Flags&nat.Rewrites != 0 {
 		frame := b.Buf[p.Off:]
 		*(*[6]byte)(frame[0:6]) = f.DstMAC
 		*(*[6]byte)(frame[6:12]) = f.SrcMAC
@@ -145,6 +146,7 @@ func apply(b *packet.Batch, p *packet.Packet, f *nat.Flow) {
 	f.Packets += uint32(p.Segments())
 	f.Bytes += uint64(p.Len)
 	p.Out, p.Peer = f.Out, f.Peer
+	return true
 }
 
 // outputs groups the packets of a batch by the port that sends them, each

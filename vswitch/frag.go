@@ -2,7 +2,6 @@ package vswitch
 
 import (
 	"vswitch/nat"
-	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
 
@@ -37,7 +36,7 @@ type datagram struct {
 	used    bool
 	denied  bool
 	flow    nat.Flow
-	hop     *fib.Hop // nil until the first fragment was decided
+	decided bool // by the first fragment
 	expires uint32
 	came    int // bytes of payload so far, whatever became of them
 	size    int // bytes of payload in all; 0 until the last fragment came
@@ -106,8 +105,10 @@ func (fs *fragments) release(d *datagram) {
 
 // fragment forwards one fragment the way its first one went.
 func (w *worker) fragment(p *packet.Packet, info *PortInfo) Reason {
-	if r := w.source(w.in, p, info); r != Forwarded {
-		return r
+	// Whether anybody else may speak as this source, the first fragment tells:
+	// the others are matched to it by the port they came in by, too.
+	if info.Kind == PortPod && ([6]byte(w.in.Buf[p.Off+6:]) != info.MAC || !info.owns(&p.Tuple.Src)) {
+		return Spoofed
 	}
 	id, off, more := w.in.FragmentID(p)
 	length := int(p.Len) - int(p.L4)
@@ -124,7 +125,7 @@ func (w *worker) fragment(p *packet.Packet, info *PortInfo) Reason {
 		return w.firstFragment(p, d, info)
 	case d.denied:
 		return FragmentLost
-	case d.hop == nil:
+	case !d.decided:
 		return w.wait(p, d)
 	}
 	return w.follow(p, d)
@@ -132,22 +133,19 @@ func (w *worker) fragment(p *packet.Packet, info *PortInfo) Reason {
 
 // firstFragment decides for the whole datagram, and sends after it what came earlier.
 func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Reason {
-	if d.hop != nil || d.denied {
+	if d.decided || d.denied {
 		return FragmentLost // a second first fragment: an overlap
 	}
 	v := w.decide(w.in, p, info, &d.flow)
 	if v.reason != Forwarded {
 		d.denied = true
 		w.frags.release(d)
-		switch v.reason {
-		case Answered: // nothing on the switch itself takes fragments
+		if v.reason == Answered { // nothing on the switch itself takes fragments
 			return NoListener
-		case NoRoute:
-			w.unreachable(p)
 		}
-		return v.reason
+		return w.refuse(p, v.reason)
 	}
-	d.hop = v.hop
+	d.decided = true
 	if r := w.follow(p, d); r != Forwarded {
 		return r
 	}
@@ -162,8 +160,9 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Re
 		w.made.Parse(q)
 		q.Tuple.Flags = p.Tuple.Flags
 		if q.Tuple.Flags&packet.Routed == 0 || w.made.DecrementTTL(q) {
-			apply(w.made, q, &d.flow)
-			w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+			if apply(w.made, q, &d.flow) {
+				w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+			}
 		}
 	}
 	w.frags.release(d)
@@ -175,14 +174,16 @@ func (w *worker) follow(p *packet.Packet, d *datagram) Reason {
 	if d.flow.Gen != w.tables.Gen {
 		return FragmentLost // the world changed in the middle of a datagram
 	}
-	if r := w.fits(p, d.hop); r != Forwarded {
+	if r := w.fits(p, &d.flow); r != Forwarded {
 		return r
 	}
 	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
 		w.timeExceeded(p)
 		return TTLExpired
 	}
-	apply(w.in, p, &d.flow)
+	if !apply(w.in, p, &d.flow) {
+		return Untranslatable
+	}
 	return Forwarded
 }
 

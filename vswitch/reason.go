@@ -29,30 +29,54 @@ const (
 	QueueFull
 	UnknownMAC
 	Blackholed
+	// NoEndpoints, NoLocalEndpoints, SourceRange, NotServicePort and
+	// UnallocatedService are what services say no with.
+	NoEndpoints
+	NoLocalEndpoints
+	SourceRange
+	NotServicePort
+	UnallocatedService
+	// NoConnection: TCP to a service that is neither the first packet of a
+	// connection nor of one that is known.
+	NoConnection
+	// BackendGone: the connection's backend is not there any more.
+	BackendGone
+	NoSNATPort
+	// Untranslatable: a packet whose addresses cannot be changed (fragments of SCTP).
+	Untranslatable
 
 	numReasons
 )
 
 var reasonNames = [numReasons]string{
-	Unexplained:      "panic",
-	Forwarded:        "",
-	Answered:         "answered",
-	Malformed:        "malformed",
-	UnknownEtherType: "unknown-ethertype",
-	Spoofed:          "spoofed",
-	NotAttached:      "not-attached",
-	NoRoute:          "no-route",
-	TTLExpired:       "ttl-expired",
-	TooBig:           "too-big",
-	TableFull:        "table-full",
-	UnrelatedICMP:    "unrelated-icmp-error",
-	MulticastLimit:   "multicast-limit",
-	NoListener:       "no-listener",
-	FragmentLost:     "fragment-lost",
-	PortGone:         "port-gone",
-	QueueFull:        "queue-full",
-	UnknownMAC:       "unknown-mac",
-	Blackholed:       "blackhole",
+	Unexplained:        "panic",
+	Forwarded:          "",
+	Answered:           "answered",
+	Malformed:          "malformed",
+	UnknownEtherType:   "unknown-ethertype",
+	Spoofed:            "spoofed",
+	NotAttached:        "not-attached",
+	NoRoute:            "no-route",
+	TTLExpired:         "ttl-expired",
+	TooBig:             "too-big",
+	TableFull:          "table-full",
+	UnrelatedICMP:      "unrelated-icmp-error",
+	MulticastLimit:     "multicast-limit",
+	NoListener:         "no-listener",
+	FragmentLost:       "fragment-lost",
+	PortGone:           "port-gone",
+	QueueFull:          "queue-full",
+	UnknownMAC:         "unknown-mac",
+	Blackholed:         "blackhole",
+	NoEndpoints:        "no-endpoints",
+	NoLocalEndpoints:   "no-local-endpoints",
+	SourceRange:        "source-range",
+	NotServicePort:     "not-a-service-port",
+	UnallocatedService: "unallocated-service-address",
+	NoConnection:       "no-connection",
+	BackendGone:        "backend-gone",
+	NoSNATPort:         "no-snat-port",
+	Untranslatable:     "untranslatable",
 }
 
 // String returns the stable kebab-case word, empty for Forwarded.
@@ -67,7 +91,7 @@ func (r Reason) String() string {
 // ICMP error or a TCP reset. All other packets die in silence.
 func (r Reason) Rejected() bool {
 	switch r {
-	case NoRoute, TTLExpired, TooBig, NoListener:
+	case NoRoute, TTLExpired, TooBig, NoListener, NoEndpoints, NotServicePort, NoConnection, BackendGone:
 		return true
 	}
 	return false

@@ -37,13 +37,14 @@ type Config struct {
 // Switch is one node's data plane. Attach, Detach and Publish may be called
 // from any goroutine, also while Run runs.
 type Switch struct {
-	cfg     Config
-	conns   *nat.Table
-	tables  atomic.Pointer[Tables]
-	ports   atomic.Pointer[[]*attached] // by id; replaced as a whole
-	drops   [numReasons]atomic.Uint64   // of packets that came in by no port that is still known
-	taps    taps
-	tracing tracing
+	cfg        Config
+	conns      *nat.Table
+	affinities *nat.Affinities
+	tables     atomic.Pointer[Tables]
+	ports      atomic.Pointer[[]*attached] // by id; replaced as a whole
+	drops      [numReasons]atomic.Uint64   // of packets that came in by no port that is still known
+	taps       taps
+	tracing    tracing
 
 	mu      sync.Mutex // guards what follows, and the writing of tables and ports
 	gen     uint32
@@ -70,7 +71,7 @@ func New(cfg Config) (*Switch, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Switch{cfg: cfg, conns: cfg.Conns, freed: map[uint16]uint32{}}
+	s := &Switch{cfg: cfg, conns: cfg.Conns, affinities: new(nat.Affinities), freed: map[uint16]uint32{}}
 	if s.conns == nil {
 		t, err := nat.Open(nat.Config{Max: cfg.MaxFlows})
 		if err != nil {

@@ -1,6 +1,9 @@
 package vswitch
 
 import (
+	"hash/fnv"
+
+	"vswitch/nat"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
@@ -54,8 +57,13 @@ func (i *PortInfo) owns(a *packet.Addr) bool {
 // PeerInfo is what the world says of another node. It is immutable.
 type PeerInfo struct {
 	Name string
+	// ID stands for Name in connections, over restarts too.
+	ID uint32
 	// MAC is the peer's VTEP MAC, the Ethernet destination of what we send it.
 	MAC [6]byte
+	// Hop leads to the peer, whatever a packet's destination. Nil where packets
+	// cannot say which node they come from (mode direct).
+	Hop *fib.Hop
 }
 
 // Tables is the world as the data plane sees it: immutable, published as a
@@ -75,11 +83,22 @@ type Tables struct {
 	// Ports and Peers are indexed by id; nil where there is none.
 	Ports []*PortInfo
 	Peers []*PeerInfo
+	// Node4 and Node6 are the node's own addresses, which masqueraded packets
+	// leave with. Zero: the gateways' are used.
+	Node4, Node6 packet.Addr
 	// Routes leads to pods, peers and the switch's own addresses.
 	Routes fib.Table
 	// Cluster holds the ranges of all pods and services. Where a hop leads does
 	// not matter: nobody outside has an address in them.
 	Cluster fib.Table
+	// Services are who answers at service addresses.
+	Services nat.Services
+	// MasqueradeOutside hides clients outside from backends on other nodes
+	// (policy Cluster), as kube-proxy does. Else the backend's node translates,
+	// and answers go back through the node that let the client in.
+	MasqueradeOutside bool
+	// MasqueradeAll hides pods, too, from the backends of cluster IPs.
+	MasqueradeAll bool
 }
 
 // Port returns what the tables say of a port, or nil.
@@ -100,6 +119,35 @@ func (t *Tables) Peer(in uint16) *PeerInfo {
 		return t.Peers[id]
 	}
 	return nil
+}
+
+// peerByID returns the peer that a connection names, or nil.
+func (t *Tables) peerByID(id uint32) *PeerInfo {
+	for _, p := range t.Peers {
+		if p != nil && p.ID == id {
+			return p
+		}
+	}
+	return nil
+}
+
+// PeerID returns what stands for a node's name in connections.
+func PeerID(name string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	return h.Sum32()
+}
+
+// own returns the address that masqueraded packets of a's family leave with.
+func (t *Tables) own(a *packet.Addr) packet.Addr {
+	n := t.Node6
+	if a.Is4() {
+		n = t.Node4
+	}
+	if n == (packet.Addr{}) {
+		return t.gateway(a)
+	}
+	return n
 }
 
 // gatewayMAC returns the MAC by which frames from a port of that kind reach the

@@ -1,6 +1,8 @@
 package vswitch
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -17,11 +19,18 @@ type Step struct {
 }
 
 // Recorder collects the steps of a trace.
-type Recorder struct{ Steps []Step }
+type Recorder struct {
+	Steps []Step
+	// Service is who the packet was for, Backends all that it could be given.
+	Service  string
+	Backends []netip.AddrPort
+	// Masqueraded: it leaves with the node's own address.
+	Masqueraded bool
+}
 
 // Explanation is what would become of a packet on this node.
 type Explanation struct {
-	Steps  []Step
+	Recorder
 	Reason Reason
 	// Hop is where the packet goes next; nil if it dies here.
 	Hop *fib.Hop
@@ -79,7 +88,7 @@ func (s *Switch) explain(t *Tables, in uint16, info *PortInfo, frame []byte) Exp
 		return Explanation{Reason: Malformed, Tuple: p.Tuple}
 	}
 	now := s.cfg.Clock()
-	d := decider{tables: t, conns: s.conns, now: now, seconds: uint32(now / time.Second), rec: &Recorder{}}
+	d := decider{tables: t, conns: s.conns, affinities: s.affinities, now: now, seconds: uint32(now / time.Second), rec: &Recorder{}}
 	return d.explain(b, p, info)
 }
 
@@ -95,12 +104,14 @@ func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Exp
 		e.Reason = d.drop(TTLExpired, "ttl", "the packet has passed too many routers", "", nil)
 	}
 	if e.Reason == Forwarded {
-		apply(b, p, &f)
+		if !apply(b, p, &f) {
+			panic("a packet of class Flow could not be rewritten") // decide saw its tuple
+		}
 		e.Frame = b.AppendTo(nil, p)
 		b.Parse(p)
 		e.Tuple = p.Tuple
 	}
-	e.Steps = d.rec.Steps
+	e.Recorder = *d.rec
 	return e
 }
 
@@ -130,6 +141,22 @@ func (d *decider) did(stage, text, name string, addr *packet.Addr) {
 		a = addr.String()
 	}
 	d.rec.Steps = append(d.rec.Steps, Step{stage, strings.NewReplacer("{name}", name, "{addr}", a).Replace(text)})
+}
+
+// chose records a choice of service.
+func (d *decider) chose(f *nat.Frontend, from []nat.Backend, b *nat.Backend) {
+	if d.rec == nil {
+		return
+	}
+	d.rec.Service = f.Service.Name
+	for i := range from {
+		d.rec.Backends = append(d.rec.Backends, from[i].AddrPort())
+	}
+	of := ""
+	if n := len(from); n > 1 {
+		of = fmt.Sprintf(" of %d", n)
+	}
+	d.did("service", fmt.Sprintf("the %s of {name} -> %s%s", f.Kind, b.AddrPort(), of), f.Service.Name, nil)
 }
 
 // drop is did for a step that ends the packet. It returns r.

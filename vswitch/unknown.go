@@ -39,13 +39,10 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 	case Forwarded:
 	case Answered:
 		return w.local(p)
-	case NoRoute:
-		w.unreachable(p)
-		return NoRoute
 	default:
-		return v.reason
+		return w.refuse(p, v.reason)
 	}
-	if r := w.fits(p, v.hop); r != Forwarded {
+	if r := w.fits(p, &f); r != Forwarded {
 		return r
 	}
 	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
@@ -64,36 +61,54 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 	}
 	f.Key = p.Tuple
 	*cached = f
-	apply(w.in, p, cached)
+	if !apply(w.in, p, cached) {
+		return Untranslatable
+	}
 	return Forwarded
 }
 
-// fits checks the packet against the MTU of the way to hop. One that is too
+// refuse tells the sender of a packet that dies, where the reason is one to
+// tell, and returns it.
+func (w *worker) refuse(p *packet.Packet, r Reason) Reason {
+	switch r {
+	case NoRoute:
+		w.unreachable(p)
+	case NoEndpoints, NotServicePort, NoConnection, BackendGone:
+		if p.Tuple.Proto == packet.ProtoTCP {
+			w.reset(p)
+		} else {
+			w.portUnreachable(p)
+		}
+	}
+	return r
+}
+
+// fits checks the packet against the MTU of its flow. One that is too
 // big is cut if that is allowed (IPv4 without DF), else its sender is told
 // (RFC 1191, RFC 8201).
-func (w *worker) fits(p *packet.Packet, hop *fib.Hop) Reason {
-	if p.WireLen() <= int(hop.MTU) {
+func (w *worker) fits(p *packet.Packet, f *nat.Flow) Reason {
+	if p.WireLen() <= int(f.MTU) {
 		return Forwarded
 	}
 	if p.Tuple.Is4() && p.GSO == packet.GSONone && !w.in.DontFragment(p) && p.Tuple.Flags&packet.Routed != 0 {
-		return w.cut(p, hop)
+		return w.cut(p, f)
 	}
-	w.tooBig(p, hop.MTU)
+	w.tooBig(p, f.MTU)
 	return TooBig
 }
 
 // cut forwards an oversized IPv4 packet as fragments, each a packet of its own
 // in the batch of what the switch made.
-func (w *worker) cut(p *packet.Packet, hop *fib.Hop) Reason {
-	var f nat.Flow
-	w.fill(w.in, p, hop, &f)
+func (w *worker) cut(p *packet.Packet, f *nat.Flow) Reason {
 	if !w.in.DecrementTTL(p) {
 		w.timeExceeded(p)
 		return TTLExpired
 	}
 	w.in.Complete(p)
-	apply(w.in, p, &f)
-	for it := w.in.Fragments(p, int(hop.MTU)); ; {
+	if !apply(w.in, p, f) {
+		return Untranslatable
+	}
+	for it := w.in.Fragments(p, int(f.MTU)); ; {
 		if w.made.Full() {
 			w.flush(w.made, &w.outMade)
 			w.made.Reset()
@@ -195,7 +210,9 @@ func (w *worker) icmp(p *packet.Packet, info *PortInfo) Reason {
 func linkLocal(a *packet.Addr) bool { return a[0] == 0xfe && a[1]&0xc0 == 0x80 }
 
 // related forwards an ICMP error, if the packet that it quotes belongs to a
-// connection that is known, to whoever sent that packet.
+// connection that is known, to whoever sent that packet. He knows the packet as
+// he sent it, so the quotation is translated back, too, and so is the error's
+// source if it is the one that he sent to (RFC 5508 section 4).
 func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	inner, ok := w.in.ErrorTuple(p)
 	if !ok {
@@ -204,21 +221,36 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	if info.Kind == PortPod && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
 		return Spoofed
 	}
-	if _, _, ok := w.conns.Lookup(&inner); !ok || inner.Src != p.Tuple.Dst {
+	// The error goes the way of an answer to the packet that it quotes.
+	pass := passage{b: w.in, p: p, info: info, came: inner.Reverse()}
+	id, dir, ok := w.conns.Lookup(&pass.came)
+	if !ok || inner.Src != p.Tuple.Dst {
 		return UnrelatedICMP
 	}
-	hop, r := w.route(w.in, p)
-	if r != Forwarded {
+	if pass.conn, pass.known = w.conns.Get(id); !pass.known {
 		return UnrelatedICMP
 	}
-	if r := w.fits(p, hop); r != Forwarded {
+	pass.dir = dir
+	if !w.decider.follow(&pass) || w.route(&pass) != Forwarded {
+		return UnrelatedICMP
+	}
+	var f nat.Flow
+	w.fill(pass.hop, &f)
+	if r := w.fits(p, &f); r != Forwarded {
 		return r
 	}
 	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
 		return TTLExpired
 	}
-	var f nat.Flow
-	w.fill(w.in, p, hop, &f)
+	if pass.to != pass.came {
+		src, quoted := p.Tuple.Src, pass.to.Reverse()
+		if src == pass.came.Src {
+			src = pass.to.Src
+		}
+		if !w.in.RewriteError(p, &src, &pass.to.Dst, &quoted) {
+			return Untranslatable
+		}
+	}
 	apply(w.in, p, &f)
 	return Forwarded
 }

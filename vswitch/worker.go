@@ -68,7 +68,7 @@ func newWorker(s *Switch, seed uint64) (*worker, error) {
 		errors: bucket{rate: 1000, burst: 100},
 		flood:  bucket{rate: 2000, burst: 500},
 	}
-	w.decider = decider{conns: s.conns, tables: s.tables.Load()}
+	w.decider = decider{conns: s.conns, affinities: s.affinities, tables: s.tables.Load()}
 	w.seconds = uint32(s.cfg.Clock() / time.Second)
 	var err error
 	if w.poll, err = newPoller(s.cfg.Inline); err != nil {

@@ -102,8 +102,15 @@ func (c *Compiler) SetSelf(s Self) {
 	if s.Uplink != 0 {
 		own = &fib.Hop{Kind: fib.Host, Port: s.Uplink, MTU: uint16(s.UplinkMTU), Name: s.Name}
 	}
+	t.Node4, t.Node6 = packet.Addr{}, packet.Addr{}
 	for _, a := range s.Addresses {
 		t.Routes = t.Routes.Insert(host(a), own)
+		// The first of a family is the primary one.
+		if n := &t.Node6; a.Is6() && *n == (packet.Addr{}) {
+			*n = packet.AddrFrom(a)
+		} else if n := &t.Node4; a.Is4() && *n == (packet.Addr{}) {
+			*n = packet.AddrFrom(a)
+		}
 	}
 	t.Cluster = fib.Table{}
 	for _, r := range s.ClusterRanges {
@@ -158,10 +165,19 @@ func (c *Compiler) SetNode(n RemoteNode) {
 	for int(n.Peer) >= len(c.next.Peers) {
 		c.next.Peers = append(c.next.Peers, nil)
 	}
-	c.next.Peers[n.Peer] = &vswitch.PeerInfo{Name: n.Name, MAC: n.MAC}
 	hop := &fib.Hop{Kind: fib.Peer, Port: n.Port, Peer: n.Peer, MTU: uint16(n.MTU), MAC: n.MAC, Name: n.Name}
-	for _, p := range n.prefixes() {
+	peer := &vswitch.PeerInfo{Name: n.Name, ID: vswitch.PeerID(n.Name), MAC: n.MAC}
+	if int(n.Port) < len(c.next.Ports) && c.next.Ports[n.Port] != nil && c.next.Ports[n.Port].Kind == vswitch.PortOverlay {
+		peer.Hop = hop // the overlay says which peer a packet is from
+	}
+	c.next.Peers[n.Peer] = peer
+	for _, p := range n.PodCIDRs {
 		c.next.Routes = c.next.Routes.Insert(p, hop)
+	}
+	node := *hop
+	node.Node = true
+	for _, a := range n.Addresses {
+		c.next.Routes = c.next.Routes.Insert(host(a), &node)
 	}
 }
 

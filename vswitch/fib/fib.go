@@ -55,6 +55,8 @@ type Hop struct {
 	MTU uint16
 	// MAC is the Ethernet destination: the pod's, or the peer's VTEP.
 	MAC [6]byte
+	// Node: the prefix is the node's own address, not one of its pods'.
+	Node bool
 	// Name is the pod ("shop/web-1") or node, for people.
 	Name string
 }

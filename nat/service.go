@@ -1,0 +1,206 @@
+package nat
+
+import (
+	"net/netip"
+	"slices"
+
+	"vswitch/vswitch/packet"
+)
+
+// Backend is an endpoint of a service: where a pod listens.
+type Backend struct {
+	Addr packet.Addr
+	Port uint16
+	// Local: it is on this node.
+	Local bool
+	// ID stands for address and port in connections.
+	ID uint32
+}
+
+// AddrPort returns the backend in the form that people read.
+func (b *Backend) AddrPort() netip.AddrPort { return netip.AddrPortFrom(b.Addr.Netip(), b.Port) }
+
+// compare orders backends by address and port.
+func (b Backend) compare(c Backend) int {
+	if r := slices.Compare(b.Addr[:], c.Addr[:]); r != 0 {
+		return r
+	}
+	return int(b.Port) - int(c.Port)
+}
+
+// Service is one port of a service in one family, as one node sees it. It is
+// immutable once it is in Services.
+type Service struct {
+	// Name is "shop/web:http", without the port's name "shop/web".
+	Name string
+	// ID stands for Name in connections and affinities, over restarts too.
+	ID uint32
+	// Affinity is how many seconds a client keeps its backend after its last
+	// connection; 0: no affinity.
+	Affinity uint32
+	// Cluster are the backends to choose from where policy is Cluster, Local
+	// those where it is Local; both in order of address and port.
+	Cluster, Local []Backend
+	// serving are all that take packets of their connections, terminating ones
+	// included; leaving are those that no longer serve but are there. In order.
+	serving, leaving []Backend
+	maglev           *maglev // nil: choose at random
+}
+
+// Fate is what became of a backend that a connection was given.
+type Fate uint8
+
+// Fates.
+const (
+	// Gone: nobody is there any more.
+	Gone Fate = iota
+	// Leaving: it is there, but takes nothing new.
+	Leaving
+	// Serving: all is well.
+	Serving
+)
+
+// Fate says what became of the backend at an address and port.
+func (s *Service) Fate(addr packet.Addr, port uint16) Fate {
+	b := Backend{Addr: addr, Port: port}
+	if _, ok := slices.BinarySearchFunc(s.serving, b, Backend.compare); ok {
+		return Serving
+	}
+	if _, ok := slices.BinarySearchFunc(s.leaving, b, Backend.compare); ok {
+		return Leaving
+	}
+	return Gone
+}
+
+// FateOf is Fate for a backend of which only the ID is known.
+func (s *Service) FateOf(id uint32) Fate {
+	is := func(b Backend) bool { return b.ID == id }
+	switch {
+	case slices.ContainsFunc(s.serving, is):
+		return Serving
+	case slices.ContainsFunc(s.leaving, is):
+		return Leaving
+	}
+	return Gone
+}
+
+// FrontendKind is the kind of address that a service is reached at.
+type FrontendKind uint8
+
+// Kinds of frontends.
+const (
+	ClusterIP FrontendKind = iota
+	ExternalIP
+	LoadBalancer
+	NodePort
+)
+
+func (k FrontendKind) String() string {
+	return [...]string{"cluster IP", "external IP", "load balancer", "node port"}[k]
+}
+
+// Frontend is an address and port, or a port of the nodes, at which a service
+// is reached. It is immutable once it is in Services.
+type Frontend struct {
+	Service *Service
+	Kind    FrontendKind
+	// Local: the policy that goes with the kind (internalTrafficPolicy for
+	// cluster IPs, else externalTrafficPolicy) is Local.
+	Local bool
+	// Sources are who may use it; nil: everybody. Load balancers only.
+	Sources []netip.Prefix
+}
+
+// Origin is who sends to a service.
+type Origin uint8
+
+// Origins.
+const (
+	FromPod     Origin = iota
+	FromNode           // this node itself
+	FromOutside        // anybody who is no pod
+	// FromIngress is a client outside whose packet another node let in, and
+	// sent here untouched because it chose a backend of this node.
+	FromIngress
+)
+
+// Refusal is why a service takes no packet.
+type Refusal uint8
+
+// Refusals.
+const (
+	Accepted Refusal = iota
+	// NoEndpoints: there is no backend anywhere. The sender is told.
+	NoEndpoints
+	// NoLocalEndpoints: policy Local, and all backends are on other nodes.
+	NoLocalEndpoints
+	// NotInRange: the client is none of those that may use the load balancer.
+	NotInRange
+)
+
+// Backends returns those that a packet of that origin may be given, or why
+// there are none. The slice is the frontend's.
+//
+// Policy Local of external addresses binds clients outside only: pods and
+// nodes are inside already, and reach all backends (kube-proxy's short circuit).
+func (f *Frontend) Backends(from Origin, src *packet.Addr) ([]Backend, Refusal) {
+	if f.Sources != nil && !f.admits(src) {
+		return nil, NotInRange
+	}
+	list := f.Service.Cluster
+	if f.local(from) {
+		list = f.Service.Local
+	}
+	switch {
+	case len(list) > 0:
+		return list, Accepted
+	case len(f.Service.Cluster) > 0:
+		return nil, NoLocalEndpoints
+	}
+	return nil, NoEndpoints
+}
+
+// local reports whether only backends of this node will do.
+func (f *Frontend) local(from Origin) bool {
+	if from == FromIngress {
+		return true
+	}
+	return f.Local && (f.Kind == ClusterIP || from == FromOutside)
+}
+
+func (f *Frontend) admits(src *packet.Addr) bool {
+	a := src.Netip()
+	return slices.ContainsFunc(f.Sources, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// Masquerades reports whether a packet that was given a backend must leave with
+// this node's own address, so that the answers come back here.
+//
+// A pod keeps its address on the way to a cluster IP, and with policy Local on
+// any, unless it was given itself (hairpin). A client outside keeps it with
+// policy Local, where the backend is on this node. The node itself never keeps
+// it: which of its addresses it spoke with says nothing.
+func (f *Frontend) Masquerades(from Origin, src *packet.Addr, b *Backend) bool {
+	if b.Addr == *src || from == FromNode {
+		return true
+	}
+	switch from {
+	case FromPod:
+		return f.Kind != ClusterIP && !f.Local
+	case FromOutside:
+		return f.Kind == ClusterIP || !f.Local
+	}
+	return false
+}
+
+// Choose picks one of the backends, which are the service's, for a packet.
+// hash is the packet's: any seeded hash of its tuple.
+func (s *Service) Choose(from []Backend, t *packet.Tuple, hash uint64) *Backend {
+	if s.maglev != nil {
+		if b := s.maglev.choose(from, t); b != nil {
+			return b
+		}
+	}
+	// The upper half, as caches take the lower one for their slots.
+	return &from[uint64(uint32(hash>>32))*uint64(len(from))>>32]
+}

@@ -1,0 +1,148 @@
+package vswitch
+
+import (
+	"vswitch/nat"
+	"vswitch/vswitch/fib"
+	"vswitch/vswitch/packet"
+)
+
+// Clients outside may keep their address although their backend is on another
+// node. Then two nodes share the work, and each remembers the other in the
+// connection (Via, by PeerID) together with its part (Zone).
+const (
+	// ingress: this node let the client in, and passes its packets on untouched
+	// to the backend's node.
+	ingress = 1
+	// translator: this node has the backend, translates, and sends answers back
+	// through the node where the client came in.
+	translator = 2
+)
+
+// service makes a service's address one of its backends. For a packet of a
+// known connection that was decided before; it stays so for as long as the
+// backend is there.
+func (d *decider) service(w *passage) Reason {
+	if w.known && d.follow(w) {
+		return Forwarded
+	}
+	if w.known && w.came.Proto != packet.ProtoUDP {
+		if d.rec == nil {
+			d.conns.Delete(w.conn.ID)
+		}
+		return d.drop(BackendGone, "service", "{addr} is not there any more", "", &w.conn.Reply.Src)
+	}
+	if w.known { // UDP moves to another backend at once
+		if d.rec == nil {
+			d.conns.Delete(w.conn.ID)
+		}
+		w.known = false
+	}
+	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
+	switch match {
+	case nat.NoService:
+		if w.origin == nat.FromIngress {
+			return d.drop(Spoofed, "source", "{addr} is a client outside, and asks for no service", "", &w.came.Src)
+		}
+		return Forwarded
+	case nat.WrongPort:
+		return d.drop(NotServicePort, "service", "{addr} is a service's, but not with that port", "", &w.came.Dst)
+	case nat.Unallocated:
+		return d.drop(UnallocatedService, "service", "no service has {addr}", "", &w.came.Dst)
+	}
+	w.service = true
+	if w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) != packet.TCPSyn {
+		return d.drop(NoConnection, "service", "{name} knows no such connection", front.Service.Name, nil)
+	}
+	return d.balance(w, front)
+}
+
+// balance chooses the backend.
+func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
+	s := front.Service
+	backends, refusal := front.Backends(w.origin, &w.came.Src)
+	switch refusal {
+	case nat.NotInRange:
+		return d.drop(SourceRange, "service", "{name} does not let in {addr}", s.Name, &w.came.Src)
+	case nat.NoLocalEndpoints:
+		return d.drop(NoLocalEndpoints, "service", "{name} has endpoints on other nodes only, and policy Local", s.Name, nil)
+	case nat.NoEndpoints:
+		return d.drop(NoEndpoints, "service", "{name} has no endpoints", s.Name, nil)
+	}
+	b := d.choose(s, backends, w)
+	d.chose(front, backends, b)
+	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
+	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) || d.tables.MasqueradeAll && front.Kind == nat.ClusterIP
+	if w.origin == nat.FromIngress {
+		w.mapping.Zone, w.mapping.Via = translator, d.tables.Peer(w.p.In).ID
+	}
+	if w.masquerade && w.origin == nat.FromOutside && !d.tables.MasqueradeOutside {
+		if d.preserve(w, b) {
+			return Forwarded
+		}
+	}
+	w.to.Dst, w.to.DstPort = b.Addr, b.Port
+	return Forwarded
+}
+
+func (d *decider) choose(s *nat.Service, from []nat.Backend, w *passage) *nat.Backend {
+	hash := w.p.Hash
+	switch {
+	case s.Affinity == 0:
+		return s.Choose(from, &w.came, hash)
+	case d.rec != nil:
+		return d.affinities.Peek(s, from, &w.came, hash, d.seconds)
+	}
+	return d.affinities.Choose(s, from, &w.came, hash, d.seconds)
+}
+
+// preserve lets a client outside keep its address: with a backend here, by
+// doing nothing; with one on a node that packets can be told to come from, by
+// passing the packet on as it is. It reports true if so.
+func (d *decider) preserve(w *passage, b *nat.Backend) (passOn bool) {
+	hop := d.tables.Routes.Lookup(&b.Addr)
+	if hop == nil || hop.Kind != fib.Peer {
+		w.masquerade = false
+		return false
+	}
+	if int(hop.Peer) >= len(d.tables.Peers) || d.tables.Peers[hop.Peer] == nil || d.tables.Peers[hop.Peer].Hop == nil {
+		return false
+	}
+	w.masquerade = false
+	w.peer = d.tables.Peers[hop.Peer]
+	w.mapping.Zone, w.mapping.Via = ingress, w.peer.ID
+	d.did("service", "the packet goes to {name} as it is, so that it sees the client's address", w.peer.Name, nil)
+	return true
+}
+
+// follow takes a packet of a known connection the way that was decided, and
+// reports whether that is still right.
+func (d *decider) follow(w *passage) bool {
+	c := &w.conn
+	if w.dir == nat.Reply {
+		w.to = c.Orig.Reverse()
+		if c.Zone == translator {
+			w.peer = d.tables.peerByID(c.Via)
+		}
+		return true
+	}
+	w.to = c.Reply.Reverse()
+	if c.Zone == ingress {
+		if w.peer = d.tables.peerByID(c.Via); w.peer == nil {
+			return false
+		}
+		if c.Orig.Proto != packet.ProtoUDP {
+			return true // its backend is the other node's business
+		}
+	} else if c.Flags&nat.DNAT == 0 {
+		return true
+	}
+	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
+	if match != nat.Matched {
+		return true // the service ended; its connections need not
+	}
+	fate := front.Service.Fate(c.Reply.Src, c.Reply.SrcPort)
+	if c.Zone == ingress {
+		fate = front.Service.FateOf(c.Backend)
+	}
+	return fate == nat.Serving || fate == nat.Leaving && c.Orig.Proto != packet.ProtoUDP
+}
