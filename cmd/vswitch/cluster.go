@@ -54,7 +54,8 @@ const defaultNodes = 3
 
 func newUp() *cobra.Command {
 	o := lab.Options{Config: agent.Default()}
-	var files, clusterCIDRs, serviceCIDRs, nodeCIDRs []string
+	var files, clusterCIDRs, nodeCIDRs []string
+	var services serviceFlags
 	c := &cobra.Command{
 		Use:   "up [-f FILE|DIR]... [--nodes N]",
 		Short: "Start a cluster on this machine, without root",
@@ -83,10 +84,13 @@ and all else was.`,
 				flag string
 				in   []string
 				out  *[]netip.Prefix
-			}{{"cluster-cidr", clusterCIDRs, &o.Config.ClusterCIDRs}, {"service-cidr", serviceCIDRs, &o.ServiceCIDRs}, {"node-cidr", nodeCIDRs, &o.NodeCIDRs}} {
+			}{{"cluster-cidr", clusterCIDRs, &o.Config.ClusterCIDRs}, {"node-cidr", nodeCIDRs, &o.NodeCIDRs}} {
 				if err := parsePrefixes(p.flag, p.in, p.out); err != nil {
 					return bad(err)
 				}
+			}
+			if err := services.to(&o.Config.Services); err != nil {
+				return bad(err)
 			}
 			return up(c, o)
 		},
@@ -96,8 +100,8 @@ and all else was.`,
 	f.IntVar(&o.Nodes, "nodes", defaultNodes, "number of nodes, if the manifests name none")
 	f.BoolVarP(&o.Detach, "detach", "d", false, "return when the cluster is up, and leave it running")
 	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
-	f.StringArrayVar(&serviceCIDRs, "service-cidr", nil, "range of services, one per family (default 10.96.0.0/16 and fd00:10:96::/112)")
 	f.StringArrayVar(&nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64)")
+	services.add(f, "")
 	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay)")
 	return c
 }

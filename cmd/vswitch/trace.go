@@ -72,16 +72,17 @@ With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
 	f.StringVar(&o.probes, "probes", "", "file with a packet a line, or - for standard input")
 	f.StringVarP(&o.output, "output", "o", "text", "output format: text or json")
 	f.StringArrayVar(&o.clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56); with -f")
-	f.StringArrayVar(&o.serviceCIDRs, "service-cidr", nil, "range of services, one per family (default 10.96.0.0/16 and fd00:10:96::/112); with -f")
+	o.services.add(f, "; with -f")
 	f.StringArrayVar(&o.nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64); with -f")
 	completeFlag(c, "proto", cobra.FixedCompletions([]string{"tcp", "udp", "sctp", "icmp"}, noFiles))
 	return c
 }
 
 type traceOptions struct {
-	files, clusterCIDRs, serviceCIDRs, nodeCIDRs []string
-	probes, output                               string
-	probe                                        trace.Probe
+	files, clusterCIDRs, nodeCIDRs []string
+	services                       serviceFlags
+	probes, output                 string
+	probe                          trace.Probe
 }
 
 func (o *traceOptions) run(c *cobra.Command, args []string) error {
@@ -124,7 +125,7 @@ func (o *traceOptions) check(c *cobra.Command, args []string) error {
 	case o.probes == "-" && slices.Contains(o.files, "-"):
 		return errors.New("standard input cannot be both the manifests and the probes")
 	}
-	for _, name := range []string{"cluster-cidr", "service-cidr", "node-cidr"} {
+	for _, name := range append(o.services.names(), "cluster-cidr", "node-cidr") {
 		if len(o.files) == 0 && c.Flags().Changed(name) {
 			return fmt.Errorf("--%s is for manifests (-f); a running cluster has its own", name)
 		}
@@ -178,12 +179,15 @@ func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) 
 		return nil, nil, err
 	}
 	cfg := control.Default()
-	services := slices.Clone(defaultServiceCIDRs)
+	services := agent.Default().Services
+	if err := o.services.to(&services); err != nil {
+		return nil, nil, bad(err)
+	}
 	for _, p := range []struct {
 		flag string
 		in   []string
 		out  *[]netip.Prefix
-	}{{"cluster-cidr", o.clusterCIDRs, &cfg.ClusterCIDRs}, {"service-cidr", o.serviceCIDRs, &services}, {"node-cidr", o.nodeCIDRs, &cfg.NodeCIDRs}} {
+	}{{"cluster-cidr", o.clusterCIDRs, &cfg.ClusterCIDRs}, {"node-cidr", o.nodeCIDRs, &cfg.NodeCIDRs}} {
 		if err := parsePrefixes(p.flag, p.in, p.out); err != nil {
 			return nil, nil, bad(err)
 		}
@@ -192,13 +196,13 @@ func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) 
 		cfg.Nodes = defaultNodes
 	}
 	state, err := control.Static(cfg, objects)
-	if err == nil && len(o.serviceCIDRs) > 0 {
-		err = checkServiceCIDRs(services, &cfg)
+	if err == nil && len(o.services.cidrs) > 0 {
+		err = checkServiceCIDRs(services.CIDRs, &cfg)
 	}
 	if err != nil {
 		return nil, nil, bad(err)
 	}
-	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, ServiceCIDRs: services, Inline: true})
+	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, Services: services, Inline: true})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -209,8 +213,6 @@ func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) 
 func namesNodes(o *cluster.Objects) bool {
 	return len(o.Nodes) > 0 || slices.ContainsFunc(o.Pods, func(p *cluster.Pod) bool { return p.Node != "" })
 }
-
-var defaultServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
 
 // checkServiceCIDRs checks the ranges of services as control checks the others.
 func checkServiceCIDRs(services []netip.Prefix, cfg *control.Config) error {

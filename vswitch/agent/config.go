@@ -37,9 +37,10 @@ type Config struct {
 	// PodMTU of pod interfaces, bytes. 0: what fits the overlay.
 	PodMTU int `json:"podMTU,omitempty"`
 
-	Overlay OverlayConfig `json:"overlay"`
-	Uplink  UplinkConfig  `json:"uplink"`
-	Gossip  GossipConfig  `json:"gossip"`
+	Overlay  OverlayConfig `json:"overlay"`
+	Uplink   UplinkConfig  `json:"uplink"`
+	Gossip   GossipConfig  `json:"gossip"`
+	Services ServiceConfig `json:"services"`
 
 	// Ports are pods that the node attaches by itself.
 	Ports []PortConfig `json:"ports,omitempty"`
@@ -90,8 +91,10 @@ func Default() Config {
 		NodeMask6:    64,
 		Overlay: OverlayConfig{Mode: modeVXLAN, VNI: 1, UnderlayMTU: 1500, Offload: true,
 			Listen: netip.MustParseAddrPort("127.0.0.1:8472")},
-		Uplink:        UplinkConfig{Device: "vswitch0", Routes: RoutesAll, RouteProtocol: 86},
-		Gossip:        GossipConfig{Listen: netip.MustParseAddrPort("127.0.0.1:7946")},
+		Uplink: UplinkConfig{Device: "vswitch0", Routes: RoutesAll, RouteProtocol: 86},
+		Gossip: GossipConfig{Listen: netip.MustParseAddrPort("127.0.0.1:7946")},
+		Services: ServiceConfig{ExternalClient: PreserveClient,
+			CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}},
 		MaxFlows:      1 << 20,
 		Workers:       1,
 		PodReuseAfter: Duration(2 * time.Minute),
@@ -173,6 +176,7 @@ func (c *Config) Validate() error {
 		bad("overlay.underlayMTU", "%d is outside %d..65535", c.Overlay.UnderlayMTU, smallest)
 	}
 	c.validatePorts(bad)
+	c.validateServices(bad)
 	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
 		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)
 	}

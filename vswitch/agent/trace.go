@@ -54,6 +54,11 @@ type TraceResult struct {
 	// Source and Destination are those of the packet as it goes on, or as it died.
 	Source      netip.AddrPort `json:"source"`
 	Destination netip.AddrPort `json:"destination"`
+	// Backends are all that the service could have chosen, if one had to do with
+	// the packet.
+	Backends []netip.AddrPort `json:"backends,omitempty"`
+	// SNAT: the source was rewritten, be it to the same address.
+	SNAT bool `json:"snat,omitempty"`
 	// NextNode is set when the packet goes on to another node, as Frame.
 	NextNode string `json:"nextNode,omitempty"`
 	Frame    []byte `json:"frame,omitempty"`
@@ -166,6 +171,7 @@ func resultOf(node string, e vswitch.Explanation) TraceResult {
 		Node: node, Steps: []TraceStep{}, Reason: e.Reason.String(), Rejected: e.Reason.Rejected(),
 		Source:      netip.AddrPortFrom(e.Tuple.Src.Netip(), e.Tuple.SrcPort),
 		Destination: netip.AddrPortFrom(e.Tuple.Dst.Netip(), e.Tuple.DstPort),
+		Backends:    e.Backends, SNAT: e.Masqueraded,
 	}
 	for _, s := range e.Steps {
 		res.Steps = append(res.Steps, TraceStep(s))

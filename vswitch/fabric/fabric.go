@@ -19,6 +19,7 @@ import (
 	"vswitch/overlay"
 	"vswitch/vswitch"
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/port"
 )
 
@@ -29,8 +30,8 @@ type Config struct {
 	// ClusterCIDRs are cut into a /24 or /64 for every node. Empty: the agent's
 	// defaults, both families.
 	ClusterCIDRs []netip.Prefix
-	// ServiceCIDRs are where services have their addresses.
-	ServiceCIDRs []netip.Prefix
+	// Services is how the nodes treat services.
+	Services agent.ServiceConfig
 	// PodMTU of pods; 0 is what fits the overlay of a network of MTU 1500.
 	PodMTU int
 	// Inline: no goroutines; see Settle.
@@ -63,8 +64,9 @@ type Node struct {
 	wire     *wire
 	wirePort uint16
 	compiler agent.Compiler
-	next     []netip.Addr // of each range
-	strays   []netip.Addr // of pods of this node, outside of its ranges
+	services *agent.Services // nil: it knows none
+	next     []netip.Addr    // of each range
+	strays   []netip.Prefix  // addresses of pods of this node, outside of its ranges
 	vtep     [6]byte
 }
 
@@ -147,7 +149,7 @@ func (f *Fabric) join(n *Node) (err error) {
 	n.compiler.SetOverlay(n.wirePort, vswitch.PortOverlay, f.overlayMTU())
 	self := agent.Self{
 		Name: n.Name, VTEPMAC: n.vtep, PodCIDRs: n.PodCIDRs, Addresses: n.Address,
-		ClusterRanges: slices.Concat(f.cfg.ClusterCIDRs, f.cfg.ServiceCIDRs),
+		ClusterRanges: slices.Concat(f.cfg.ClusterCIDRs, f.cfg.Services.CIDRs),
 	}
 	if len(n.PodCIDRs) > 0 {
 		self.GatewayMAC = agent.MACOf(agent.Gateway(n.PodCIDRs[0]))
@@ -180,8 +182,36 @@ func (n *Node) know(o *Node) {
 func (n *Node) remote(o *Node) agent.RemoteNode {
 	return agent.RemoteNode{
 		Peer: o.wire.id, Port: n.wirePort, Name: o.Name, MAC: o.vtep, MTU: n.fabric.overlayMTU(),
-		PodCIDRs: o.PodCIDRs, Addresses: slices.Concat(o.Address, o.strays),
+		PodCIDRs: slices.Concat(o.PodCIDRs, o.strays), Addresses: o.Address,
 	}
+}
+
+// follow makes every node serve the services of a State, which changed so.
+func (f *Fabric) follow(c *cluster.Changes) {
+	for _, n := range f.Nodes {
+		if n.services == nil {
+			zone := ""
+			if o := c.To.Node(n.Name); o != nil {
+				zone = o.Labels[cluster.LabelZone]
+			}
+			n.services = agent.NewServices(f.cfg.Services, n.Name, zone)
+		}
+		var others [][]netip.Addr
+		for _, o := range f.Nodes {
+			if o != n {
+				others = append(others, o.Address)
+			}
+		}
+		n.services.SetNodes(n.Address, others)
+		n.services.Apply(c)
+		n.compiler.SetServices(n.services)
+	}
+}
+
+// Follow makes every node serve the services of a State, which changed so.
+func (f *Fabric) Follow(c cluster.Changes) {
+	f.follow(&c)
+	f.publish()
 }
 
 // Fail makes a node vanish from the others' tables, as when it has crashed.

@@ -16,14 +16,16 @@ import (
 // of them with theirs, each behind a pipe whose other end is Pod.End. A pod
 // without a node or an address, one that has ended and one in its node's own
 // network have no port. An address outside of its node's ranges is reached all
-// the same. Config.Nodes is not used; the fabric does not follow the State.
+// the same. Nodes serve the State's services. Config.Nodes is not used; the fabric
+// does not follow the State.
 func FromState(s *cluster.State, cfg Config) (*Fabric, error) {
 	f := empty(cfg)
 	if err := f.fill(s); err != nil {
 		f.Close()
 		return nil, err
 	}
-	f.publish()
+	none := cluster.State{}
+	f.Follow(none.Diff(s))
 	return f, nil
 }
 
@@ -43,7 +45,7 @@ func (f *Fabric) fill(s *cluster.State) error {
 		for _, p := range pods[n.Name] {
 			for _, ip := range p.IPs {
 				if !n.rangeOf(ip).IsValid() {
-					n.strays = append(n.strays, ip)
+					n.strays = append(n.strays, netip.PrefixFrom(ip, ip.BitLen()))
 				}
 			}
 		}

@@ -66,7 +66,7 @@ func testState() *cluster.State {
 
 func fromState(t *testing.T) *Fabric {
 	t.Helper()
-	f, err := FromState(testState(), Config{Inline: true, ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}})
+	f, err := FromState(testState(), Config{Inline: true, Services: agent.ServiceConfig{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}})
 	if err != nil {
 		t.Fatal(err)
 	}

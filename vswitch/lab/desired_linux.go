@@ -19,7 +19,7 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 	if len(o.NodeCIDRs) > 0 {
 		cfg.NodeCIDRs = o.NodeCIDRs
 	}
-	for _, p := range o.ServiceCIDRs {
+	for _, p := range o.Config.Services.CIDRs {
 		for _, other := range slices.Concat(cfg.ClusterCIDRs, cfg.NodeCIDRs) {
 			if p.Overlaps(other) {
 				return nil, failure(ErrInput, "service-cidr: %s overlaps %s, which is for pods or nodes", p, other)

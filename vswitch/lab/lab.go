@@ -68,11 +68,9 @@ type Options struct {
 	Nodes int `json:"nodes"`
 	// Objects is what runs in the cluster.
 	Objects *cluster.Objects `json:"objects"`
-	// ServiceCIDRs and NodeCIDRs are where the addresses of services and of
-	// nodes come from, at most one a family.
-	ServiceCIDRs []netip.Prefix `json:"serviceCIDRs,omitempty"`
-	NodeCIDRs    []netip.Prefix `json:"nodeCIDRs,omitempty"`
-	DNS          DNS            `json:"dns"`
+	// NodeCIDRs are where the addresses of nodes come from, at most one a family.
+	NodeCIDRs []netip.Prefix `json:"nodeCIDRs,omitempty"`
+	DNS       DNS            `json:"dns"`
 	// Dir is the working directory of containers that name none. Path and
 	// Home are their PATH and the HOME of their root. Empty: the caller's.
 	Dir  string `json:"dir"`

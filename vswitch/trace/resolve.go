@@ -184,8 +184,8 @@ func (c *Cluster) to(s string, proto uint8) (addrs []netip.Addr, port uint16, er
 	} else if i := strings.LastIndexByte(s, ':'); i >= 0 && !strings.HasSuffix(s, "]") {
 		host, number = s[:i], s[i+1:]
 	}
-	if name, ok := strings.CutPrefix(host, "svc/"); ok && strings.Contains(name, "/") {
-		return nil, 0, bad("there is no service %s", name)
+	if name, ok := strings.CutPrefix(host, "svc/"); ok {
+		return c.service(name, number, proto)
 	}
 	if n, err := strconv.ParseUint(number, 10, 16); err == nil && n > 0 {
 		port = uint16(n)
@@ -231,4 +231,41 @@ func (c *Cluster) pod(s, forms string) (*cluster.Pod, error) {
 		return nil, bad("pod %s has no address yet", p.Key())
 	}
 	return p, nil
+}
+
+// service finds the cluster IPs of a service, and the port by number or name.
+// Without a namespace it is in the default one.
+func (c *Cluster) service(s, port string, proto uint8) (addrs []netip.Addr, number uint16, err error) {
+	namespace, name, ok := strings.Cut(s, "/")
+	if !ok {
+		namespace, name = "default", s
+	}
+	svc := c.state.Service(cluster.Key{Namespace: namespace, Name: name})
+	switch {
+	case svc == nil:
+		return nil, 0, bad("there is no service %s/%s", namespace, name)
+	case svc.Type == cluster.ServiceExternalName:
+		return nil, 0, bad("service %s is another name for %s, and has no address", svc.Key(), svc.ExternalName)
+	case svc.Headless:
+		return nil, 0, bad("service %s is headless: its pods are reached at their own addresses", svc.Key())
+	case len(svc.ClusterIPs) == 0:
+		return nil, 0, bad("service %s has no address yet", svc.Key())
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil && n > 0 {
+		return svc.ClusterIPs, uint16(n), nil
+	}
+	var known []string
+	for _, p := range svc.Ports {
+		if p.Name == port && port != "" {
+			return svc.ClusterIPs, p.Port, nil
+		}
+		known = append(known, strings.TrimPrefix(fmt.Sprintf("%s/%d", p.Name, p.Port), "/"))
+	}
+	if port == "" && (proto == packet.ProtoICMP || len(svc.Ports) == 1) {
+		if len(svc.Ports) == 1 {
+			number = svc.Ports[0].Port
+		}
+		return svc.ClusterIPs, number, nil
+	}
+	return nil, 0, bad("service %s has no port %q; it has %s", svc.Key(), port, strings.Join(known, ", "))
 }

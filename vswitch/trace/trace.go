@@ -96,7 +96,13 @@ func (c *Cluster) Trace(ctx context.Context, p Probe) (*Result, error) {
 		for _, s := range res.Steps {
 			r.Hops = append(r.Hops, Hop{res.Node, s.Stage, s.Did})
 		}
-		r.Source, r.SNAT = res.Source.Addr().String(), res.Source.Addr() != source
+		r.Source = res.Source.Addr().String()
+		r.SNAT = r.SNAT || res.SNAT || res.Source.Addr() != source
+		if len(r.Backends) == 0 { // the node where the client comes in chooses from all
+			for _, b := range res.Backends {
+				r.Backends = append(r.Backends, b.String())
+			}
+		}
 		r.Destination = endpoint(res.Destination, proto)
 		switch {
 		case res.Reason == "" && res.NextNode != "":

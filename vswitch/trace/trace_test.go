@@ -82,7 +82,7 @@ func load(t testing.TB, manifests string) (*Cluster, *fabric.Fabric) {
 		t.Fatal(err)
 	}
 	services := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
-	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, ServiceCIDRs: services, Inline: true})
+	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, Services: agent.ServiceConfig{CIDRs: services}, Inline: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"vswitch/nat"
+	"vswitch/vswitch/cluster"
+)
+
+// ServiceConfig is how a node treats services. It must be the same on all nodes.
+type ServiceConfig struct {
+	// CIDRs are the ranges of cluster IPs, at most one per family.
+	CIDRs []netip.Prefix `json:"cidrs,omitempty"`
+	// ExternalClient says what policy Cluster does with clients outside:
+	// "preserve" keeps their addresses, "masquerade" hides them.
+	ExternalClient string `json:"externalClient,omitempty"`
+	// MasqueradeAll hides pods, too, from the backends of cluster IPs.
+	MasqueradeAll bool `json:"masqueradeAll,omitempty"`
+	// NodePortAddresses are the ranges of those nodes' addresses that serve
+	// node ports. Empty: each node's first one per family.
+	NodePortAddresses []netip.Prefix `json:"nodePortAddresses,omitempty"`
+}
+
+// Values of ServiceConfig.ExternalClient.
+const (
+	PreserveClient   = "preserve"
+	MasqueradeClient = "masquerade"
+)
+
+func (c *Config) validateServices(bad func(field, format string, args ...any)) {
+	families := map[bool]bool{}
+	for i, p := range c.Services.CIDRs {
+		field := fmt.Sprintf("services.cidrs[%d]", i)
+		if p != p.Masked() {
+			bad(field, "%s has bits set behind its prefix; did you mean %s?", p, p.Masked())
+		}
+		if families[p.Addr().Is4()] {
+			bad(field, "%s is a second range of one family; give at most one per family", p)
+		}
+		families[p.Addr().Is4()] = true
+		for _, pods := range slices.Concat(c.ClusterCIDRs, c.PodCIDRs) {
+			if pods.Overlaps(p) {
+				bad(field, "%s overlaps %s of pods", p, pods)
+				break
+			}
+		}
+	}
+	if e := c.Services.ExternalClient; e != "" && e != PreserveClient && e != MasqueradeClient {
+		bad("services.externalClient", "%q is unknown; use %s or %s", e, PreserveClient, MasqueradeClient)
+	}
+}
+
+// nodePortAddresses returns those of a node's addresses that serve node ports.
+func (c *ServiceConfig) nodePortAddresses(addrs []netip.Addr) (out []netip.Addr) {
+	var families [2]bool
+	for _, a := range addrs {
+		f := &families[0]
+		if a.Is6() {
+			f = &families[1]
+		}
+		first := !*f
+		*f = true
+		in := slices.ContainsFunc(c.NodePortAddresses, func(p netip.Prefix) bool { return p.Contains(a) })
+		if in || first && len(c.NodePortAddresses) == 0 {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// Services follows the services of a cluster, for one node. What changes in
+// others' endpoints costs nothing here.
+type Services struct {
+	cfg      ServiceConfig
+	compiler *nat.Compiler
+	slices   map[cluster.Key]map[cluster.Key]*cluster.EndpointSlice // by service
+}
+
+// NewServices returns what the node of that name and zone knows of services:
+// none yet.
+func NewServices(cfg ServiceConfig, node, zone string) *Services {
+	s := &Services{cfg: cfg, slices: map[cluster.Key]map[cluster.Key]*cluster.EndpointSlice{}}
+	s.compiler = nat.NewCompiler(nat.Self{Name: node, Zone: zone})
+	s.compiler.SetRanges(cfg.CIDRs)
+	return s
+}
+
+// SetNodes tells the addresses of this node and of all others.
+func (s *Services) SetNodes(own []netip.Addr, others [][]netip.Addr) {
+	var peers []netip.Addr
+	for _, o := range others {
+		peers = append(peers, s.cfg.nodePortAddresses(o)...)
+	}
+	s.compiler.SetNodes(s.cfg.nodePortAddresses(own), peers)
+}
+
+// Apply takes in what changed, and reports whether that makes a difference to
+// the data plane.
+func (s *Services) Apply(c *cluster.Changes) bool {
+	touched := map[cluster.Key]bool{}
+	for _, ch := range c.EndpointSlices {
+		if ch.Old != nil {
+			s.without(ch.Old, touched)
+		}
+		if ch.New != nil {
+			s.with(ch.New, touched)
+		}
+	}
+	for _, ch := range c.Services {
+		if ch.New == nil {
+			s.compiler.Delete(ch.Old.Key())
+			continue
+		}
+		touched[ch.New.Key()] = true
+	}
+	for key := range touched {
+		if svc := c.To.Service(key); svc != nil {
+			s.compiler.Set(svc, s.slicesOf(key))
+		}
+	}
+	return len(touched)+len(c.Services) > 0
+}
+
+func (s *Services) without(sl *cluster.EndpointSlice, touched map[cluster.Key]bool) {
+	key := sl.Service()
+	if delete(s.slices[key], sl.Key()); len(s.slices[key]) == 0 {
+		delete(s.slices, key)
+	}
+	touched[key] = true
+}
+
+func (s *Services) with(sl *cluster.EndpointSlice, touched map[cluster.Key]bool) {
+	key := sl.Service()
+	if key.Name == "" {
+		return
+	}
+	if s.slices[key] == nil {
+		s.slices[key] = map[cluster.Key]*cluster.EndpointSlice{}
+	}
+	s.slices[key][sl.Key()] = sl
+	touched[key] = true
+}
+
+func (s *Services) slicesOf(key cluster.Key) (list []*cluster.EndpointSlice) {
+	for _, sl := range s.slices[key] {
+		list = append(list, sl)
+	}
+	return list
+}
+
+// SetServices makes the next world's services those that s knows.
+func (c *Compiler) SetServices(s *Services) {
+	c.next.Services = s.compiler.Services()
+	c.next.MasqueradeOutside = s.cfg.ExternalClient == MasqueradeClient
+	c.next.MasqueradeAll = s.cfg.MasqueradeAll
+}
