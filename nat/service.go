@@ -143,8 +143,9 @@ const (
 //
 // Policy Local of external addresses binds clients outside only: pods and
 // nodes are inside already, and reach all backends (kube-proxy's short circuit).
-func (f *Frontend) Backends(from Origin, src *packet.Addr) ([]Backend, Refusal) {
-	if f.Sources != nil && !f.admits(src) {
+func (f *Frontend) Backends(from Origin, t *packet.Tuple) ([]Backend, Refusal) {
+	// What the balancer says itself may have its own address as the source.
+	if f.Sources != nil && !f.admits(&t.Src) && t.Src != t.Dst {
 		return nil, NotInRange
 	}
 	list := f.Service.Cluster

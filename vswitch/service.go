@@ -59,7 +59,7 @@ func (d *decider) service(w *passage) Reason {
 // balance chooses the backend.
 func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	s := front.Service
-	backends, refusal := front.Backends(w.origin, &w.came.Src)
+	backends, refusal := front.Backends(w.origin, &w.came)
 	switch refusal {
 	case nat.NotInRange:
 		return d.drop(SourceRange, "service", "{name} does not let in {addr}", s.Name, &w.came.Src)

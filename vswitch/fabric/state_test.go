@@ -123,7 +123,7 @@ func TestFromStateReach(t *testing.T) {
 				Sender: agent.SenderPod, Name: from.Name, Proto: packet.ProtoUDP,
 				Source: netip.AddrPortFrom(src, 1000), Destination: netip.AddrPortFrom(dst, 2000),
 			})
-			if got != owner || owner == nobody && reason != "no-route" {
+			if got != owner || owner == nobody && reason != "no-route" && reason != "unallocated-service-address" {
 				t.Errorf("%s to %s: the trace ends at %q (%s), want %q", from.Name, to, got, reason, owner)
 			}
 			if arrived := send(t, f, from, src, dst); owner != node && arrived != owner {

@@ -150,9 +150,9 @@ func TestTrace(t *testing.T) {
 		{"10.96.0.1", "x/a:80", "", "", "dropped spoofed: 10.96.0.1 > 10.244.1.2:80 by n1"},
 		{"10.244.99.1", "x/a:80", "", "", "dropped spoofed: 10.244.99.1 > 10.244.1.2:80 by n1"},
 		// nobody
-		{"x/a", "10.96.0.10:80", "", "", "rejected no-route: 10.244.1.2 > 10.96.0.10:80 by n1"},
+		{"x/a", "10.96.0.10:80", "", "", "dropped unallocated-service-address: 10.244.1.2 > 10.96.0.10:80 by n1"},
 		{"node/n1", "192.0.2.1:80", "", "", "rejected no-route: 172.29.0.1 > 192.0.2.1:80 by n1"},
-		{"203.0.113.7", "10.96.0.10:80", "udp", "", "rejected no-route: 203.0.113.7 > 10.96.0.10:80 by n1"},
+		{"203.0.113.7", "10.96.0.10:80", "udp", "", "dropped unallocated-service-address: 203.0.113.7 > 10.96.0.10:80 by n1"},
 
 		// what is wrong
 		{"x/a", "x/b:80", "gre", "", `protocol "gre": use tcp, udp, sctp or icmp`},
@@ -181,7 +181,7 @@ func TestTrace(t *testing.T) {
 		{"x/a", "[fe80::1%eth0]:80", "", "", "fe80::1%eth0 has a zone"},
 		{"x/a", "svc/x/web:80", "", "", "there is no service x/web"},
 		{"x/a", "svc/x/web:http", "", "", "there is no service x/web"},
-		{"x/a", "svc/web:80", "", "", "there is no pod svc/web"}, // a namespace may have that name
+		{"x/a", "svc/web:80", "", "", "there is no service default/web"},
 		{"10.244.1.2", "[fd00:10:244:2::2]:80", "", "", "10.244.1.2 and [fd00:10:244:2::2]:80 have no address family in common"},
 		{"c", "[fd00:10:244:2::2]:80", "", "", "c and [fd00:10:244:2::2]:80 have no address family in common"},
 	} {
@@ -378,7 +378,7 @@ func TestProbesCompileOnce(t *testing.T) {
 		}
 		verdicts[r.Verdict]++
 	}
-	if verdicts[Delivered] == 0 || verdicts[Rejected] == 0 {
+	if verdicts[Delivered] == 0 || verdicts[Dropped] == 0 {
 		t.Errorf("verdicts are %v", verdicts)
 	}
 	for _, n := range f.Nodes {
