@@ -41,6 +41,9 @@ type Config struct {
 	Uplink   UplinkConfig  `json:"uplink"`
 	Gossip   GossipConfig  `json:"gossip"`
 	Services ServiceConfig `json:"services"`
+	// Control is the unix socket of whoever decides what is desired: services and
+	// their endpoints. Empty: the node knows of no services.
+	Control string `json:"control,omitempty"`
 
 	// Ports are pods that the node attaches by itself.
 	Ports []PortConfig `json:"ports,omitempty"`

@@ -24,6 +24,8 @@ import (
 	"vswitch/overlay"
 	"vswitch/overlay/gossip"
 	"vswitch/vswitch"
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
 )
 
 // Node is a running node.
@@ -36,16 +38,19 @@ type Node struct {
 	conns  *nat.Table
 	link   link
 	gossip *gossip.Gossip
-	uplink uint16 // port id of the link
+	uplink uint16         // port id of the link
+	store  *cluster.Store // what is desired
 
 	mu           sync.Mutex // guards what follows
 	compiler     Compiler
+	services     *Services
 	pools        []*pool
 	pods         map[string]*attachedPod // by namespace/name
 	leases       map[string][]netip.Addr // of configured ports in the last run, by pod
 	portProblems map[string]string       // by pod
 	peers        map[string]*peer        // by node name
 	problems     []string
+	feed         string   // why nothing new is heard of services; empty if it is
 	strangers    []string // problems with nodes that cannot be peers
 	refuse       string   // why pods cannot be attached; empty if they can
 }
@@ -69,7 +74,8 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},
-		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}}
+		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}, store: cluster.NewStore()}
+	n.services = NewServices(cfg.Services, cfg.Name, cfg.Labels[cluster.LabelZone])
 	defer func() {
 		if err != nil {
 			n.close()
@@ -148,6 +154,10 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = n.sw.Run(ctx) })
+	if n.cfg.Control != "" {
+		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.feedLost) })
+		wg.Go(func() { n.followServices(ctx) })
+	}
 	wg.Go(func() {
 		again := time.NewTicker(tendEvery)
 		defer again.Stop()
@@ -250,12 +260,13 @@ func (n *Node) setRanges(cidrs []netip.Prefix) {
 	for _, c := range cidrs {
 		n.pools = append(n.pools, newPool(c))
 	}
-	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: cidrs, Addresses: n.cfg.Addresses, ClusterRanges: n.cfg.ClusterCIDRs}
+	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: cidrs, Addresses: n.cfg.Addresses, ClusterRanges: slices.Concat(n.cfg.ClusterCIDRs, n.cfg.Services.CIDRs)}
 	if n.link.kind() == vswitch.PortUplink {
 		s.Addresses, s.Uplink, s.UplinkMTU = n.cfg.hostAddresses(), n.uplink, n.link.MTU()
 	}
 	s.GatewayMAC = n.gatewayMAC()
 	n.compiler.SetSelf(s)
+	n.serviceNodes()
 	n.sw.Publish(n.compiler.Publish())
 	n.link.follow(cidrs, n.peers)
 }
@@ -316,6 +327,7 @@ func (n *Node) sync(s *gossip.State) {
 		}
 	}
 	if changed {
+		n.serviceNodes()
 		n.sw.Publish(n.compiler.Publish())
 		n.link.follow(n.ranges(), n.peers)
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -155,4 +156,47 @@ func (c *Compiler) SetServices(s *Services) {
 	c.next.Services = s.compiler.Services()
 	c.next.MasqueradeOutside = s.cfg.ExternalClient == MasqueradeClient
 	c.next.MasqueradeAll = s.cfg.MasqueradeAll
+}
+
+// serviceNodes tells the services where node ports are served. Called with mu
+// held, or from Start.
+func (n *Node) serviceNodes() {
+	var others [][]netip.Addr
+	for _, p := range n.peers {
+		others = append(others, p.Addresses)
+	}
+	n.services.SetNodes(n.cfg.Addresses, others)
+	n.compiler.SetServices(n.services)
+}
+
+// followServices makes the tables follow the services that are desired, until
+// ctx ends.
+func (n *Node) followServices(ctx context.Context) {
+	w := n.store.Watch()
+	defer w.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.C():
+		}
+		c := w.Next()
+		n.mu.Lock()
+		if n.services.Apply(&c) {
+			n.compiler.SetServices(n.services)
+			n.sw.Publish(n.compiler.Publish())
+		}
+		n.mu.Unlock()
+	}
+}
+
+// feedLost notes that the node hears nothing new of services, or does again.
+func (n *Node) feedLost(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.feed = ""
+	if err != nil {
+		n.feed = err.Error() + "; what it told last stays in use"
+		n.log.Warn(n.feed)
+	}
 }

@@ -28,6 +28,9 @@ func (n *Node) Status() Status {
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
 	}
+	if n.feed != "" {
+		s.Problems = append(s.Problems, n.feed)
+	}
 	s.Problems = slices.Concat(s.Problems, slices.Sorted(maps.Values(n.portProblems)), n.strangers, n.link.problems(), g.Problems)
 	return s
 }

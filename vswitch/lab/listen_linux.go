@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
 )
 
 // listeners are the sockets that the supervisor serves.
@@ -56,6 +57,7 @@ func (s *supervisor) handler() http.Handler {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status(), nil) })
 	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.nodeStatus(), nil) })
 	mux.HandleFunc("GET /v1/state", s.serveState)
+	mux.Handle("GET "+control.FeedPath, control.Feed(s.store))
 	mux.HandleFunc("GET /v1/logs", s.serveLogs)
 	mux.HandleFunc("POST /v1/apply", func(w http.ResponseWriter, r *http.Request) {
 		req := applyRequest{Objects: &cluster.Objects{}}

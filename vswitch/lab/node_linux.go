@@ -80,6 +80,7 @@ func (n *node) writeConfig() (string, error) {
 	c := n.sup.options.Config
 	c.Name, c.Cluster = n.name, n.sup.id
 	c.RuntimeDir, c.StateDir = n.dir, filepath.Join(n.dir, "state")
+	c.Control = filepath.Join(n.sup.dir, apiSocket)
 	c.Overlay.Listen = n.under.vxlan
 	c.Gossip = agent.GossipConfig{Listen: n.under.gossip, Join: n.sup.gossipAddrs(n.name), KeyFile: n.sup.keyFile()}
 	if spec := n.sup.store.State().Node(n.name); spec != nil {

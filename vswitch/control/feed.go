@@ -1,0 +1,210 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"vswitch/vswitch/cluster"
+)
+
+// FeedPath is where Feed is served.
+const FeedPath = "/v1/feed"
+
+// feedChunk is how many objects a line of the feed has at most.
+const feedChunk = 256
+
+// update is a line of the feed: objects that are new or changed, and those that
+// are gone. All lines up to one with Done belong together.
+type update struct {
+	// Reset: what follows is all that there is. It begins every feed.
+	Reset   bool             `json:"reset,omitempty"`
+	Objects *cluster.Objects `json:"objects,omitempty"`
+	Deleted []cluster.Ref    `json:"deleted,omitempty"`
+	Done    bool             `json:"done,omitempty"`
+}
+
+// Feed tells nodes what their data planes must know of the cluster: services and
+// their endpoints, as JSON lines, for as long as they listen. A node that comes
+// back gets the whole first.
+func Feed(store *cluster.Store) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/jsonl")
+		flush := http.NewResponseController(w)
+		out := json.NewEncoder(w)
+		watch := store.Watch()
+		defer watch.Close()
+		for first := true; ; first = false {
+			c := watch.Next()
+			if first || len(c.Services)+len(c.EndpointSlices) > 0 {
+				if writeChanges(out, &c, first) != nil || flush.Flush() != nil {
+					return // the node hung up
+				}
+			}
+			select {
+			case <-r.Context().Done():
+				return
+			case <-watch.C():
+			}
+		}
+	})
+}
+
+// writeChanges writes changes in lines of bounded size.
+func writeChanges(out *json.Encoder, c *cluster.Changes, reset bool) error {
+	u := update{Reset: reset, Objects: &cluster.Objects{}}
+	line := func(done bool) error {
+		u.Done = done
+		err := out.Encode(&u)
+		u = update{Objects: &cluster.Objects{}}
+		return err
+	}
+	full := func() error {
+		if u.Objects.Len()+len(u.Deleted) < feedChunk {
+			return nil
+		}
+		return line(false)
+	}
+	for _, ch := range c.Services {
+		if ch.New == nil {
+			u.Deleted = append(u.Deleted, cluster.Ref{Kind: cluster.KindService, Key: ch.Old.Key()})
+		} else {
+			s := *ch.New
+			s.Manifest = nil // for people, not for the data plane
+			u.Objects.Services = append(u.Objects.Services, &s)
+		}
+		if err := full(); err != nil {
+			return err
+		}
+	}
+	for _, ch := range c.EndpointSlices {
+		if ch.New == nil {
+			u.Deleted = append(u.Deleted, cluster.Ref{Kind: cluster.KindEndpointSlice, Key: ch.Old.Key()})
+		} else {
+			s := *ch.New
+			s.Manifest = nil
+			u.Objects.EndpointSlices = append(u.Objects.EndpointSlices, &s)
+		}
+		if err := full(); err != nil {
+			return err
+		}
+	}
+	return line(true)
+}
+
+// Follow keeps store's desired objects those of the feed at a unix socket, until
+// ctx ends. When the feed is lost, what it told last stays, and Follow asks
+// again; lost is told why, once for each loss, and nil when it is there again.
+func Follow(ctx context.Context, socket string, store *cluster.Store, lost func(error)) {
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	defer client.CloseIdleConnections()
+	wait, down := retryFirst, false
+	for ctx.Err() == nil {
+		err := followOnce(ctx, &client, store, func() {
+			wait = retryFirst
+			if down {
+				down = false
+				lost(nil)
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if !down {
+			down = true
+			lost(fmt.Errorf("the feed of services at %s is lost: %w", socket, err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, retryMost)
+	}
+}
+
+// Follow asks again after these times, the first one at first.
+const (
+	retryFirst = 50 * time.Millisecond
+	retryMost  = 2 * time.Second
+)
+
+// followOnce reads one feed to its end. up is called when it has told the whole.
+func followOnce(ctx context.Context, client *http.Client, store *cluster.Store, up func()) error {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://cluster"+FeedPath, nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("it answers %s", res.Status)
+	}
+	in := json.NewDecoder(bufio.NewReaderSize(res.Body, 1<<16))
+	for {
+		batch, err := readBatch(in)
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("it ended")
+			}
+			return err
+		}
+		if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error { accept(tx, batch); return nil }); err != nil {
+			return err
+		}
+		up()
+	}
+}
+
+// readBatch reads lines up to one that is Done.
+func readBatch(in *json.Decoder) (batch []update, err error) {
+	for {
+		var u update
+		if err := in.Decode(&u); err != nil {
+			return nil, err
+		}
+		batch = append(batch, u)
+		if u.Done {
+			return batch, nil
+		}
+	}
+}
+
+// accept makes a batch part of what is desired.
+func accept(tx *cluster.Txn, batch []update) {
+	for _, u := range batch {
+		if u.Reset {
+			tx.Clear()
+		}
+		for _, r := range u.Deleted {
+			switch r.Kind {
+			case cluster.KindService:
+				tx.DeleteService(r.Key)
+			case cluster.KindEndpointSlice:
+				tx.DeleteEndpointSlice(r.Key)
+			}
+		}
+		if u.Objects == nil {
+			continue
+		}
+		for _, s := range u.Objects.Services {
+			tx.PutService(s)
+		}
+		for _, s := range u.Objects.EndpointSlices {
+			tx.PutEndpointSlice(s)
+		}
+	}
+}
