@@ -157,7 +157,7 @@ func (s *supervisor) attend(conn net.Conn, detached chan struct{}) {
 }
 
 // bringUp starts everything, tells the command how it goes, and returns when
-// all nodes are ready and each pod has started or cannot.
+// all nodes are ready and know each other, and each pod has started or cannot.
 func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 	wait := s.options.Wait
 	if wait == 0 {
@@ -174,7 +174,7 @@ func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 				return nil // attend decides
 			}
 		}
-		if s.nodesReady() && settled(state) {
+		if s.nodeProblem() == nil && s.meetProblem() == nil && settled(state) {
 			writeMessage(conn, message{Ready: true})
 			return nil
 		}
@@ -187,15 +187,16 @@ func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 			if err := s.nodeProblem(); err != nil {
 				return fmt.Errorf("%w after %s", err, wait)
 			}
-			writeMessage(conn, message{Line: fmt.Sprintf("not all pods are ready after %s; vswitch status says why", wait)})
+			why := "not all pods are ready"
+			if err := s.meetProblem(); err != nil {
+				why = err.Error()
+			}
+			writeMessage(conn, message{Line: fmt.Sprintf("%s after %s; vswitch status says why", why, wait)})
 			writeMessage(conn, message{Ready: true})
 			return nil
 		}
 	}
 }
-
-// nodesReady reports whether all nodes are there and ready.
-func (s *supervisor) nodesReady() bool { return s.nodeProblem() == nil }
 
 // nodeProblem says what the first node that is not ready lacks.
 func (s *supervisor) nodeProblem() error {
@@ -209,6 +210,31 @@ func (s *supervisor) nodeProblem() error {
 		}
 	}
 	return nil
+}
+
+// meetProblem says which node does not know all others: traffic to them would
+// have no route.
+func (s *supervisor) meetProblem() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		if err := n.notMet(len(s.nodes) - 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ready counts the nodes that are ready.
+func (s *supervisor) ready() (count int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		if n.notReady() == nil {
+			count++
+		}
+	}
+	return count
 }
 
 // reconcile makes processes of what is in the store.
