@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"vswitch/vswitch/netns"
+	"vswitch/vswitch/netns/netnstest"
 	"vswitch/vswitch/packet"
 	"vswitch/vswitch/stack"
 )
@@ -214,12 +215,12 @@ type lone struct {
 }
 
 func newLone(t *testing.T, ports ...PortConfig) *lone {
-	l := &lone{cfg: nodeConfig(t, 1), ns: newNS(t)}
-	in(t, l.ns, func() error { return netns.SetUp("lo") })
+	l := &lone{cfg: nodeConfig(t, 1), ns: netnstest.New(t)}
+	netnstest.Do(t, l.ns, func() error { return netns.SetUp("lo") })
 	l.cfg.Ports = ports
 	l.node = startNode(t, l.ns, l.cfg)
 	l.node.ready(0)
-	l.pod = l.node.pod(PodRequest{Namespace: "test", Name: "pod", NetNS: newNS(t)})
+	l.pod = l.node.pod(PodRequest{Namespace: "test", Name: "pod", NetNS: netnstest.New(t)})
 	return l
 }
 
@@ -370,7 +371,7 @@ func TestDevices(t *testing.T) {
 	for _, kind := range []string{PortPlainTAP, PortTUN} {
 		t.Run(kind, func(t *testing.T) {
 			l := newLone(t)
-			r := PodRequest{Namespace: "test", Name: "device", NetNS: newNS(t), Kind: kind}
+			r := PodRequest{Namespace: "test", Name: "device", NetNS: netnstest.New(t), Kind: kind}
 			if kind == PortPlainTAP {
 				r.MAC = "52:54:00:00:00:09"
 			}
