@@ -81,7 +81,7 @@ func (s *site) start() {
 	for i, n := range s.nodes {
 		n.ready(1)
 		s.podNS[i] = netnstest.New(s.t)
-		s.pods[i] = n.pod(PodRequest{Namespace: "test", Name: fmt.Sprint("pod", i+1), NetNS: s.podNS[i], MTU: []int{9000, 0}[i]})
+		s.pods[i] = n.pod(PodRequest{Namespace: "test", Name: fmt.Sprint("pod", i+1), PortSpec: PortSpec{NetNS: s.podNS[i], MTU: []int{9000, 0}[i]}})
 	}
 }
 
