@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/hashicorp/memberlist"
@@ -42,20 +43,17 @@ type keyring struct {
 // to file. Without either it returns nil: no encryption. A file that is named
 // and is nowhere is an error, not a reason to speak in the clear.
 func openKeyring(keys [][]byte, file string) (*keyring, error) {
-	var stored [][]byte
+	fresh := true
 	if file != "" {
-		var err error
-		if stored, err = readKeyFile(file); err != nil {
-			return nil, err
+		stored, err := readKeyFile(file)
+		switch {
+		case err == nil:
+			keys, fresh = stored, false
+		case len(keys) == 0 || !errors.Is(err, os.ErrNotExist):
+			return nil, advise(file, err)
 		}
 	}
-	switch {
-	case len(stored) > 0:
-		keys = stored
-	case len(keys) > 0:
-	case file != "":
-		return nil, fmt.Errorf("%s does not exist; write the cluster's key to it, or a new one for a new cluster", file)
-	default:
+	if len(keys) == 0 {
 		return nil, nil
 	}
 	own := make([][]byte, len(keys))
@@ -67,7 +65,7 @@ func openKeyring(keys [][]byte, file string) (*keyring, error) {
 		return nil, err
 	}
 	k := &keyring{ring: ring, file: file}
-	if len(stored) == 0 {
+	if fresh {
 		return k, k.save()
 	}
 	return k, nil
