@@ -48,7 +48,7 @@ func runNode(config string) error {
 	}()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := Start(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	n, err := Start(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", cfg.Name))
 	if err != nil {
 		return err
 	}
@@ -137,6 +137,11 @@ func startNode(t testing.TB, ns string, cfg Config, change ...func(*exec.Cmd)) *
 		p.stop(syscall.SIGKILL)
 		if strings.Contains(p.said(), "DATA RACE") {
 			t.Error("the node has a data race")
+		}
+		for line := range strings.Lines(p.said()) {
+			if strings.Count(line, " node=") > 1 {
+				t.Errorf("the attribute node is there twice: %s", line)
+			}
 		}
 		if t.Failed() {
 			t.Logf("node %s:\n%s", cfg.Name, p.said())

@@ -324,7 +324,7 @@ func (n *Node) sync(s *gossip.State) {
 func (n *Node) addPeer(node gossip.Node) {
 	id, err := n.link.add(&node)
 	if err != nil {
-		n.log.Warn("cannot use a node as peer", "node", node.Name, "err", err)
+		n.log.Warn("cannot use a node as peer", "peer", node.Name, "err", err)
 		return
 	}
 	p := &peer{Node: node, remote: RemoteNode{
@@ -337,14 +337,14 @@ func (n *Node) addPeer(node gossip.Node) {
 	}
 	n.peers[node.Name] = p
 	n.compiler.SetNode(p.remote)
-	n.log.Info("node is reachable", "node", node.Name, "vtep", node.Underlay, "podCIDRs", node.PodCIDRs)
+	n.log.Info("node is reachable", "peer", node.Name, "vtep", node.Underlay, "podCIDRs", node.PodCIDRs)
 }
 
 func (n *Node) dropPeer(p *peer) {
 	n.compiler.DeleteNode(p.remote)
 	n.link.remove(p.remote.Peer)
 	delete(n.peers, p.Name)
-	n.log.Info("node is gone", "node", p.Name)
+	n.log.Info("node is gone", "peer", p.Name)
 }
 
 func (n *Node) ranges() (cidrs []netip.Prefix) {
