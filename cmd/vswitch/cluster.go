@@ -290,7 +290,12 @@ func newExec() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "exec [-it] NAMESPACE/POD -- COMMAND [ARG...]",
 		Short: "Run a command in a pod, and pass its exit code on",
-		Args:  cobra.MinimumNArgs(2),
+		Long: `Runs a command in a pod, with standard input, output and error of its own.
+
+Exit codes: that of the command, or 128 and the number of the signal that ended it;
+127 there is no such command, 126 it cannot be executed; 1 the pod does not run,
+2 there is no such pod or container.`,
+		Args: cobra.MinimumNArgs(2),
 
 		ValidArgsFunction: nth(completePods),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -305,13 +310,10 @@ func newExec() *cobra.Command {
 			code, err := client.Exec(c.Context(), lab.ExecRequest{
 				Namespace: namespace, Pod: pod, Container: container, Command: args[1:], TTY: tty,
 			}, os.Stdin, os.Stdout, os.Stderr)
-			if err != nil {
-				return input(err)
-			}
 			if code != 0 {
-				return &exitError{code: code}
+				return &exitError{code, err}
 			}
-			return nil
+			return input(err)
 		},
 	}
 	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
