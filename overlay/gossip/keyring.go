@@ -37,6 +37,7 @@ type keyring struct {
 	mu   sync.Mutex // one change at a time, with its file
 	ring *memberlist.Keyring
 	file string
+	held hold
 }
 
 // openKeyring returns the ring in file, or one of keys, which is then written
@@ -102,8 +103,9 @@ func (k *keyring) find(fingerprint string) []byte {
 	return nil
 }
 
-// do changes the ring and its file. The argument is a key to install, and the
-// fingerprint of one to use or remove: only the first has to tell a secret.
+// do changes the ring and its file. The argument is a key to install, the
+// fingerprint of one to use or remove, or the node to hold the ring for while it
+// rotates keys: only the first has to tell a secret.
 func (k *keyring) do(op keyOp, arg string) error {
 	if k == nil {
 		return ErrNoKeys
@@ -113,6 +115,11 @@ func (k *keyring) do(op keyOp, arg string) error {
 	var err error
 	switch op {
 	case opList:
+		return nil
+	case opHold:
+		return k.held.take(arg)
+	case opRelease:
+		k.held.release(arg)
 		return nil
 	case opInstall:
 		err = k.ring.AddKey([]byte(arg))
