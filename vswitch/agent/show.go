@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -27,6 +28,9 @@ func (n *Node) Status() Status {
 		Underlay: n.link.underlay(), Gossip: g.Self.Gossip, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.refused)) {
+		s.Problems = append(s.Problems, fmt.Sprintf("node %s cannot be a peer: %s", name, n.refused[name]))
 	}
 	s.Problems = slices.Concat(s.Problems, slices.Sorted(maps.Values(n.portProblems)), n.strangers, n.link.problems(), g.Problems)
 	return s
