@@ -76,7 +76,7 @@ func startNode(tb testing.TB, i, pods int) int {
 	}
 	for k := range pods {
 		name := fmt.Sprintf("pod%d", k)
-		_, err := client.AttachPod(tb.Context(), agent.PodRequest{Namespace: "bench", Name: name, UID: name, NetNS: namespace(tb, name)})
+		_, err := client.AttachPod(tb.Context(), agent.PodRequest{Namespace: "bench", Name: name, UID: name, PortSpec: agent.PortSpec{NetNS: namespace(tb, name)}})
 		must(tb, err)
 	}
 	return cmd.Process.Pid

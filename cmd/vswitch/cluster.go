@@ -102,7 +102,7 @@ and all else was.`,
 	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
 	f.StringArrayVar(&nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64)")
 	services.add(f, "")
-	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay)")
+	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay); a larger one, up to 65521, is faster on a node, and across nodes path MTU discovery finds what fits")
 	return c
 }
 
@@ -294,7 +294,12 @@ func newExec() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "exec [-it] NAMESPACE/POD -- COMMAND [ARG...]",
 		Short: "Run a command in a pod, and pass its exit code on",
-		Args:  cobra.MinimumNArgs(2),
+		Long: `Runs a command in a pod, with standard input, output and error of its own.
+
+Exit codes: that of the command, or 128 and the number of the signal that ended it;
+127 there is no such command, 126 it cannot be executed; 1 the pod does not run,
+2 there is no such pod or container.`,
+		Args: cobra.MinimumNArgs(2),
 
 		ValidArgsFunction: nth(completePods),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -309,13 +314,10 @@ func newExec() *cobra.Command {
 			code, err := client.Exec(c.Context(), lab.ExecRequest{
 				Namespace: namespace, Pod: pod, Container: container, Command: args[1:], TTY: tty,
 			}, os.Stdin, os.Stdout, os.Stderr)
-			if err != nil {
-				return input(err)
-			}
 			if code != 0 {
-				return &exitError{code: code}
+				return &exitError{code, err}
 			}
-			return nil
+			return input(err)
 		},
 	}
 	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal")

@@ -126,7 +126,7 @@ func completeClusters(*cobra.Command, []string, string) ([]string, cobra.ShellCo
 func completeGet(c *cobra.Command) {
 	c.ValidArgsFunction = func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
-			return kindNames(), noFiles
+			return kindNames(getKinds), noFiles
 		}
 		return completeNames(c, args, word)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -28,6 +29,8 @@ type getKind struct {
 	// One of the two is set.
 	objects func(*lab.State, []lab.Node) []row
 	table   func(ctx context.Context, a *agent.Client, node string) ([]row, error)
+	// named: the rows of table have names.
+	named bool
 }
 
 // row is one object, or one entry of a node's table.
@@ -53,23 +56,32 @@ var getKinds = []getKind{
 	{names: "flows flow", header: flowHeader, wide: 10, table: flowRows},
 }
 
+// daemonKinds are what a node that belongs to no cluster of this machine knows.
+var daemonKinds = []getKind{
+	{names: "nodes node no", header: knownNodeHeader, wide: 5, table: knownNodeRows, named: true},
+	{names: "pods pod po", namespaced: true, header: knownPodHeader, wide: 5, table: knownPodRows, named: true},
+	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
+	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},
+	{names: "flows flow", header: flowHeader, wide: 10, table: flowRows},
+}
+
 // name returns the kind as help and messages call it.
 func (k *getKind) name() string { return strings.Fields(k.names)[0] }
 
-func kindNames() (names []string) {
-	for i := range getKinds {
-		names = append(names, getKinds[i].name())
+func kindNames(kinds []getKind) (names []string) {
+	for i := range kinds {
+		names = append(names, kinds[i].name())
 	}
 	return names
 }
 
-func findKind(name string) (*getKind, error) {
-	for i := range getKinds {
-		if slices.Contains(strings.Fields(getKinds[i].names), strings.ToLower(name)) {
-			return &getKinds[i], nil
+func findKind(kinds []getKind, name string) (*getKind, error) {
+	for i := range kinds {
+		if slices.Contains(strings.Fields(kinds[i].names), strings.ToLower(name)) {
+			return &kinds[i], nil
 		}
 	}
-	return nil, bad(fmt.Errorf("there is no %q to get; try %s", name, strings.Join(kindNames(), ", ")))
+	return nil, bad(fmt.Errorf("there is no %q to get; try %s", name, strings.Join(kindNames(kinds), ", ")))
 }
 
 var getFormats = []string{"table", "wide", "json", "yaml"}
@@ -79,10 +91,11 @@ func newGet() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "get KIND [NAME...]",
 		Short: "List objects, routes, neighbors and flows",
-		Long: `Lists ` + strings.Join(kindNames(), ", ") + `.
+		Long: `Lists ` + strings.Join(kindNames(getKinds), ", ") + `.
 
 Objects come as kubectl shows them; routes, neighbors and flows are each node's own
-tables, of which -n shows what is about pods of that namespace.
+tables, of which -n shows what is about pods of that namespace. With --socket, a
+node that 'vswitch node' runs tells what it knows: ` + strings.Join(kindNames(daemonKinds), ", ") + `.
 
 With -w, it goes on until Ctrl-C with what is ADDED, MODIFIED or DELETED: rows of
 the table, or with -o json a line an event, {"type": "ADDED", "object": {...}}.
@@ -93,22 +106,32 @@ kind, name or node.`,
 		Example: `  vswitch get pods -A -o wide
   vswitch get pods -n shop web-1 -o yaml
   vswitch get routes --node node1
-  vswitch get flows -n shop -w`,
+  vswitch get flows -n shop -w
+  vswitch get pods -A --socket /run/user/1000/vswitch/node1/node.sock`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if !slices.Contains(getFormats, g.output) {
 				return bad(fmt.Errorf("output %q: use %s", g.output, strings.Join(getFormats, ", ")))
 			}
-			if g.kind, err = findKind(args[0]); err != nil {
+			kinds := getKinds
+			if g.socket != "" {
+				kinds = daemonKinds
+			}
+			if g.kind, err = findKind(kinds, args[0]); err != nil {
 				return err
 			}
-			if g.names = args[1:]; len(g.names) > 0 && g.kind.table != nil {
+			if g.names = args[1:]; len(g.names) > 0 && g.kind.table != nil && !g.kind.named {
 				return bad(fmt.Errorf("%s have no names; --node and -n choose some", g.kind.name()))
 			}
-			if g.client, err = open(c); err != nil {
-				return err
+			if g.socket != "" && g.node != "" {
+				return bad(errors.New("--node and --socket both name the node to ask; give one of them"))
 			}
-			defer g.client.Close()
+			if g.socket == "" {
+				if g.client, err = open(c); err != nil {
+					return err
+				}
+				defer g.client.Close()
+			}
 			g.everywhere = g.all || !g.kind.namespaced && !c.Flags().Changed("namespace")
 			g.out, g.errOut = c.OutOrStdout(), c.ErrOrStderr()
 			return g.run(c.Context())
@@ -120,6 +143,7 @@ kind, name or node.`,
 	f.StringVarP(&g.output, "output", "o", "table", "output format: "+strings.Join(getFormats, ", "))
 	f.BoolVarP(&g.watch, "watch", "w", false, "go on as things change")
 	f.StringVar(&g.node, "node", "", "what is on this node only")
+	f.StringVar(&g.socket, "socket", "", "ask the node whose API socket this is: node.sock in its runtimeDir")
 	completeGet(c)
 	return c
 }
@@ -132,7 +156,8 @@ type getOptions struct {
 	everywhere  bool // the namespace does not matter
 	output      string
 	node        string
-	client      *lab.Client
+	socket      string
+	client      *lab.Client // nil with a socket
 	out, errOut io.Writer
 
 	revision uint64 // of the State that was shown last
@@ -175,6 +200,26 @@ func (g *getOptions) run(ctx context.Context) error {
 
 // list returns the rows that were asked for, as they are now.
 func (g *getOptions) list(ctx context.Context) (rows []row, err error) {
+	if g.socket == "" {
+		rows, err = g.listCluster(ctx)
+	} else {
+		rows, err = g.listDaemon(ctx)
+	}
+	return slices.DeleteFunc(rows, func(r row) bool { return !g.wanted(&r) }), err
+}
+
+// listDaemon returns what the node at the socket knows.
+func (g *getOptions) listDaemon(ctx context.Context) ([]row, error) {
+	a := agent.NewClient(g.socket)
+	defer a.Close()
+	status, err := a.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return g.kind.table(ctx, a, status.Name)
+}
+
+func (g *getOptions) listCluster(ctx context.Context) (rows []row, err error) {
 	nodes, err := g.client.Nodes(ctx)
 	if err != nil {
 		return nil, err
@@ -188,11 +233,9 @@ func (g *getOptions) list(ctx context.Context) (rows []row, err error) {
 			return nil, err
 		}
 		g.revision = state.Revision
-		rows = g.kind.objects(&state, nodes)
-	} else if rows, err = g.tables(ctx, nodes); err != nil {
-		return nil, err
+		return g.kind.objects(&state, nodes), nil
 	}
-	return slices.DeleteFunc(rows, func(r row) bool { return !g.wanted(&r) }), nil
+	return g.tables(ctx, nodes)
 }
 
 // tables asks every node, or the one that was named.

@@ -189,6 +189,40 @@ func flowRows(ctx context.Context, a *agent.Client, node string) (rows []row, er
 	return rows, err
 }
 
+// knownRow is the row of an object as a node knows it.
+func knownRow(namespace, name, node string, value, state any, cells ...string) row {
+	m := &cluster.Meta{Namespace: namespace, Name: name}
+	return row{key: m.Key().String(), meta: m, node: node, value: value, state: state, cells: cells}
+}
+
+var knownPodHeader = []string{"NAMESPACE", "NAME", "NODE", "IPS", "KIND", "MAC", "MTU"}
+
+func knownPodRows(ctx context.Context, a *agent.Client, _ string) (rows []row, err error) {
+	pods, err := a.Pods(ctx)
+	for _, p := range pods {
+		state, mtu := p, ""
+		state.Counters = nil
+		if p.MTU > 0 {
+			mtu = strconv.Itoa(p.MTU)
+		}
+		rows = append(rows, knownRow(p.Namespace, p.Name, p.Node, p, state, p.Namespace, p.Name, p.Node, list(p.IPs), p.Kind, p.MAC, mtu))
+	}
+	return rows, err
+}
+
+var knownNodeHeader = []string{"NAME", "STATE", "PODS", "INTERNAL-IP", "POD-CIDRS", "UNDERLAY", "VTEP-MAC"}
+
+func knownNodeRows(ctx context.Context, a *agent.Client, _ string) (rows []row, err error) {
+	nodes, err := a.Nodes(ctx)
+	for _, n := range nodes {
+		state := n
+		state.Counters = nil
+		rows = append(rows, knownRow("", n.Name, n.Name, n, state, n.Name, n.State, strconv.Itoa(n.Pods), list(n.Addresses),
+			list(n.PodCIDRs), endpoint(n.Underlay), n.VTEPMAC))
+	}
+	return rows, err
+}
+
 // endpoint writes an address with its port, if it has one; nothing if there is
 // no address.
 func endpoint(a netip.AddrPort) string {

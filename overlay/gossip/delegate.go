@@ -151,7 +151,7 @@ func (g *Gossip) met(n *memberlist.Node) {
 	}
 	reborn := m.state != Alive || m.meta.life != decoded.life
 	if reborn {
-		g.log.Info("node is up", "node", n.Name, "gossip", addr, "was", m.state)
+		g.log.Info("node is up", "peer", n.Name, "gossip", addr, "was", m.state)
 		m.state, m.since, m.held, m.heard = Alive, time.Now(), nil, edition{}
 	}
 	if m.peer == nil || m.addr != addr || reborn {
@@ -211,7 +211,7 @@ func (g *Gossip) end(m *member, s NodeState) {
 	m.hangUp()
 	m.state, m.since, m.held, m.peer = s, time.Now(), nil, nil
 	delete(g.gaps, m.name)
-	g.log.Info("node is gone", "node", m.name, "gossip", m.addr, "how", s)
+	g.log.Info("node is gone", "peer", m.name, "gossip", m.addr, "how", s)
 	taken := m.addr == g.self
 	for _, o := range g.members {
 		taken = taken || o.state == Alive && o.addr == m.addr

@@ -51,6 +51,8 @@ type Gossip struct {
 	alive   atomic.Int64           // live members, this node included
 	beacons memberlist.TransmitLimitedQueue
 	asks    asks
+	// rotating is held while this node rotates keys.
+	rotating sync.Mutex
 
 	// mu guards all that follows. It may be taken under memberlist's own lock,
 	// so no method of ml may be called while it is held.

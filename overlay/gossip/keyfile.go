@@ -63,12 +63,22 @@ func CreateKeyFile(file string) (key []byte, err error) {
 	return key, nil
 }
 
-// readKeyFile returns the keys in file. One that does not exist has none.
+// CheckKeyFile returns why a node could not encrypt with the keys in file.
+func CheckKeyFile(file string) error {
+	_, err := readKeyFile(file)
+	return advise(file, err)
+}
+
+// advise says what to do about a key file that is nowhere.
+func advise(file string, err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s does not exist; make it with 'vswitch keys generate', the same for all nodes", file)
+	}
+	return err
+}
+
 func readKeyFile(file string) ([][]byte, error) {
 	data, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, err
 	}

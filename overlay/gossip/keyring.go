@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"github.com/hashicorp/memberlist"
@@ -36,26 +37,24 @@ type keyring struct {
 	mu   sync.Mutex // one change at a time, with its file
 	ring *memberlist.Keyring
 	file string
+	held hold
 }
 
 // openKeyring returns the ring in file, or one of keys, which is then written
 // to file. Without either it returns nil: no encryption. A file that is named
 // and is nowhere is an error, not a reason to speak in the clear.
 func openKeyring(keys [][]byte, file string) (*keyring, error) {
-	var stored [][]byte
+	fresh := true
 	if file != "" {
-		var err error
-		if stored, err = readKeyFile(file); err != nil {
-			return nil, err
+		stored, err := readKeyFile(file)
+		switch {
+		case err == nil:
+			keys, fresh = stored, false
+		case len(keys) == 0 || !errors.Is(err, os.ErrNotExist):
+			return nil, advise(file, err)
 		}
 	}
-	switch {
-	case len(stored) > 0:
-		keys = stored
-	case len(keys) > 0:
-	case file != "":
-		return nil, fmt.Errorf("%s does not exist; write the cluster's key to it, or a new one for a new cluster", file)
-	default:
+	if len(keys) == 0 {
 		return nil, nil
 	}
 	own := make([][]byte, len(keys))
@@ -67,7 +66,7 @@ func openKeyring(keys [][]byte, file string) (*keyring, error) {
 		return nil, err
 	}
 	k := &keyring{ring: ring, file: file}
-	if len(stored) == 0 {
+	if fresh {
 		return k, k.save()
 	}
 	return k, nil
@@ -104,8 +103,9 @@ func (k *keyring) find(fingerprint string) []byte {
 	return nil
 }
 
-// do changes the ring and its file. The argument is a key to install, and the
-// fingerprint of one to use or remove: only the first has to tell a secret.
+// do changes the ring and its file. The argument is a key to install, the
+// fingerprint of one to use or remove, or the node to hold the ring for while it
+// rotates keys: only the first has to tell a secret.
 func (k *keyring) do(op keyOp, arg string) error {
 	if k == nil {
 		return ErrNoKeys
@@ -115,6 +115,11 @@ func (k *keyring) do(op keyOp, arg string) error {
 	var err error
 	switch op {
 	case opList:
+		return nil
+	case opHold:
+		return k.held.take(arg)
+	case opRelease:
+		k.held.release(arg)
 		return nil
 	case opInstall:
 		err = k.ring.AddKey([]byte(arg))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -144,6 +145,54 @@ func TestB34RotateAtOnce(t *testing.T) {
 						t.Errorf("%s: %d messages could not be decrypted", g.cfg.Name, n)
 					}
 				}
+			})
+		})
+	}
+}
+
+// Of rotations that begin at once, one is done and the others are refused, and
+// the next one waits for nobody, unless the last one died in the middle.
+func TestOneRotationAtATime(t *testing.T) {
+	for _, at := range [][]int{{0, 3}, {3, 0}, {2, 3}, {1, 1}, {0, 1, 2, 3}} {
+		t.Run(fmt.Sprint(at), func(t *testing.T) {
+			simulate(t, func(t *testing.T, c *sim) {
+				c.edit = append(c.edit, withKeys(keyA))
+				c.net.SetLink(time.Millisecond, 40*time.Millisecond, 0)
+				gs := c.startN(4)
+				errs := make([]error, len(at))
+				keys := make([][]byte, len(at))
+				var wg sync.WaitGroup
+				for i, n := range at {
+					keys[i] = NewKey()
+					wg.Go(func() { _, errs[i] = gs[n].RotateKey(soon(t), keys[i], false) })
+				}
+				wg.Wait()
+				done := -1
+				for i, err := range errs {
+					switch {
+					case err == nil && done < 0:
+						done = i
+					case !errors.Is(err, ErrRotating) || strings.Contains(err.Error(), "\n"):
+						t.Errorf("rotation %d of %v: %v, rotation %d was done", i, at, err, done)
+					}
+				}
+				if done < 0 {
+					t.Fatal("no rotation was done")
+				}
+				for _, g := range gs {
+					if got := g.ring.fingerprints(); !slices.Equal(got, []string{Fingerprint(keys[done])}) {
+						t.Errorf("%s has %v", g.cfg.Name, got)
+					}
+				}
+				_, err := gs[1].RotateKey(soon(t), keyB, false)
+				must0(t, err)
+				must0(t, gs[2].ring.do(opHold, "n9"))
+				if _, err := gs[0].RotateKey(soon(t), keyC, false); !errors.Is(err, ErrRotating) {
+					t.Errorf("a rotation while n9 holds n3: %v", err)
+				}
+				time.Sleep(holdFor)
+				_, err = gs[0].RotateKey(soon(t), keyC, false)
+				must0(t, err)
 			})
 		})
 	}

@@ -20,6 +20,8 @@ const (
 	opInstall keyOp = 1
 	opUse     keyOp = 2
 	opRemove  keyOp = 3
+	opHold    keyOp = 4 // for a rotation of the node that the argument names
+	opRelease keyOp = 5
 )
 
 // KeyAnswer is one node's answer to a keyring command.
@@ -131,11 +133,20 @@ func (g *Gossip) RemoveKey(ctx context.Context, fingerprint string) ([]KeyAnswer
 //
 // A node that is not there misses it and is refused when it comes back, so
 // rotation is refused (ErrNodeDown) while a node has failed, unless force is
-// set. Only one rotation may run at a time in a cluster.
+// set. Only one rotation may run at a time in a cluster: another one is refused
+// (ErrRotating).
 func (g *Gossip) RotateKey(ctx context.Context, key []byte, force bool) ([]KeyAnswer, error) {
 	if down := g.failed(); len(down) > 0 && !force {
 		return nil, fmt.Errorf("rotate keys: %w", must(down, func(*KeyAnswer) error { return ErrNodeDown }))
 	}
+	if g.ring == nil {
+		return nil, wrap("rotate keys", ErrNoKeys)
+	}
+	release, err := g.holdKeys(ctx)
+	if err != nil {
+		return nil, wrap("rotate keys", err)
+	}
+	defer release()
 	before, err := g.Keys(ctx)
 	if err != nil {
 		return before, wrap("rotate keys", err)
@@ -155,7 +166,10 @@ func (g *Gossip) RotateKey(ctx context.Context, key []byte, force bool) ([]KeyAn
 	}
 	var a []KeyAnswer
 	for _, step := range steps {
-		if a, err = step(); err == nil {
+		if err = g.holdAll(ctx); err == nil {
+			a, err = step()
+		}
+		if err == nil {
 			err = missing(before, a)
 		}
 		if err != nil {
@@ -255,7 +269,7 @@ func (g *Gossip) command(ctx context.Context, op keyOp, arg string) ([]KeyAnswer
 		own.Err = err.Error()
 	}
 	own.Keys = g.ring.fingerprints()
-	as := append(g.question(ctx, op, arg), own)
+	as := append(g.question(ctx, op, arg, g.peerNames()), own)
 	slices.SortFunc(as, func(a, b KeyAnswer) int { return strings.Compare(a.Node, b.Node) })
 	return as, must(as, func(k *KeyAnswer) error {
 		if k.Err != "" {
@@ -265,23 +279,31 @@ func (g *Gossip) command(ctx context.Context, op keyOp, arg string) ([]KeyAnswer
 	})
 }
 
-// question asks all live members. It asks again whoever did not answer: to
+// peerNames names all live members but this one.
+func (g *Gossip) peerNames() (names []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, p := range g.peers() {
+		names = append(names, p.to.Name)
+	}
+	return names
+}
+
+// question asks the named members. It asks again whoever did not answer: to
 // repeat an operation changes nothing, and a member that does not know this
 // node yet could not answer it.
-func (g *Gossip) question(ctx context.Context, op keyOp, arg string) (as []KeyAnswer) {
+func (g *Gossip) question(ctx context.Context, op keyOp, arg string, names []string) (as []KeyAnswer) {
 	// A question and its answer are a stream each, and each may fail once.
 	ctx, cancel := context.WithTimeout(ctx, 4*g.cfg.Timing.Stream)
 	defer cancel()
 	again := time.NewTicker(g.cfg.Timing.ProbeInterval)
 	defer again.Stop()
 
-	g.mu.Lock()
 	waiting := map[string]bool{}
-	for _, p := range g.peers() {
-		waiting[p.to.Name] = true
+	for _, name := range names {
+		waiting[name] = true
 	}
 	id, in := g.asks.ask(2 * len(waiting))
-	g.mu.Unlock()
 	defer g.asks.close(id)
 	b := (&keyMsg{id: id, from: g.cfg.Name, op: op, arg: arg}).encode(kindKeyAsk)
 	for alive := g.sendTo(waiting, b); alive > 0 && len(waiting) > 0; {
@@ -348,6 +370,10 @@ func (o keyOp) String() string {
 		return "use"
 	case opRemove:
 		return "remove"
+	case opHold:
+		return "hold"
+	case opRelease:
+		return "release"
 	}
 	return "unknown"
 }

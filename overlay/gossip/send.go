@@ -132,7 +132,7 @@ func (g *Gossip) sendOwed(p *peer) bool {
 		}
 		if err := g.ml.SendReliable(&p.to, b); err != nil {
 			g.counters.sendErrors.Add(1)
-			g.log.Debug("cannot send to a node", "node", p.to.Name, "bytes", len(b), "err", err)
+			g.log.Debug("cannot send to a node", "peer", p.to.Name, "bytes", len(b), "err", err)
 			g.mu.Lock()
 			undo()
 			g.mu.Unlock()

@@ -22,13 +22,9 @@ type Error struct {
 	Message string `json:"error"`
 }
 
-// PodRequest asks a node to attach a pod.
-type PodRequest struct {
-	Namespace string            `json:"namespace"`
-	Name      string            `json:"name"`
-	UID       string            `json:"uid"`
-	Labels    map[string]string `json:"labels,omitempty"`
-	// Kind says what the pod's port is (PortTAP and so on); empty is PortTAP.
+// PortSpec is what a pod's port is to be, or is.
+type PortSpec struct {
+	// Kind says what the port is (PortTAP and so on); empty asks for PortTAP.
 	Kind string `json:"kind,omitempty"`
 	// NetNS is the path of the pod's network namespace, which must be open to
 	// the node for as long as the pod is attached. For devices, on Linux.
@@ -44,11 +40,20 @@ type PodRequest struct {
 	Remote  string `json:"remote,omitempty"`
 	// MAC of the pod; empty: one that is made from its first address.
 	MAC string `json:"mac,omitempty"`
+	// MTU of the interface in bytes; 0 is the node's default.
+	MTU int `json:"mtu,omitempty"`
+}
+
+// PodRequest asks a node to attach a pod.
+type PodRequest struct {
+	Namespace string            `json:"namespace"`
+	Name      string            `json:"name"`
+	UID       string            `json:"uid"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	PortSpec
 	// IPs asks for particular addresses of the node's CIDRs; empty lets the
 	// node choose.
 	IPs []netip.Addr `json:"ips,omitempty"`
-	// MTU of the interface in bytes; 0 is the node's default.
-	MTU int `json:"mtu,omitempty"`
 }
 
 // PodStatus is a pod as its node sees it.
@@ -60,14 +65,7 @@ type PodStatus struct {
 	Node      string            `json:"node"`
 	IPs       []netip.Addr      `json:"ips"`
 	// Local pods only.
-	Kind      string `json:"kind,omitempty"`
-	MAC       string `json:"mac,omitempty"`
-	Interface string `json:"interface,omitempty"`
-	NetNS     string `json:"netns,omitempty"`
-	Socket    string `json:"socket,omitempty"`
-	Connect   bool   `json:"connect,omitempty"`
-	Remote    string `json:"remote,omitempty"`
-	MTU       int    `json:"mtu,omitempty"`
+	PortSpec
 	// Configured: the node's own configuration has it (ports), nobody asked.
 	Configured bool         `json:"configured,omitempty"`
 	Gateways   []netip.Addr `json:"gateways,omitempty"`

@@ -1,12 +1,12 @@
 package agent
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
+
+	"vswitch/overlay/gossip"
 )
 
 // Config is all that a node is told. The zero value is not usable; start from
@@ -195,14 +195,8 @@ func (c *Config) CheckFiles() error {
 	if c.Gossip.KeyFile == "" {
 		return nil
 	}
-	data, err := os.ReadFile(c.Gossip.KeyFile)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("gossip.keyFile: %s does not exist; make it with 'head -c 32 /dev/urandom | base64', the same for all nodes", c.Gossip.KeyFile)
-	case err != nil:
+	if err := gossip.CheckKeyFile(c.Gossip.KeyFile); err != nil {
 		return fmt.Errorf("gossip.keyFile: %w", err)
-	case len(bytes.TrimSpace(data)) == 0:
-		return fmt.Errorf("gossip.keyFile: %s holds no key", c.Gossip.KeyFile)
 	}
 	return nil
 }

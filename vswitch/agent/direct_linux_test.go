@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vswitch/vswitch/netns"
+	"vswitch/vswitch/netns/netnstest"
 )
 
 // site is two hosts of mode direct on one network, and a pod on each.
@@ -42,7 +43,7 @@ func hostAddrs(i int) []netip.Addr {
 func newHosts(t *testing.T) *site {
 	s := &site{t: t}
 	for i := range s.host {
-		s.host[i] = newNS(t)
+		s.host[i] = netnstest.New(t)
 		s.cfg[i] = nodeConfig(t, i+1)
 		c := &s.cfg[i]
 		c.Overlay.Mode, c.Overlay.Listen = modeDirect, netip.AddrPortFrom(hostAddrs(i)[0], 0)
@@ -55,9 +56,9 @@ func newHosts(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	in(t, s.host[0], func() error { return netns.AddVeth("net0", "net0", other) })
+	netnstest.Do(t, s.host[0], func() error { return netns.AddVeth("net0", "net0", other) })
 	for i, ns := range s.host {
-		in(t, ns, func() error {
+		netnstest.Do(t, ns, func() error {
 			as := hostAddrs(i)
 			return errors.Join(
 				netns.SetUp("lo"),
@@ -79,15 +80,15 @@ func (s *site) start() {
 	}
 	for i, n := range s.nodes {
 		n.ready(1)
-		s.podNS[i] = newNS(s.t)
-		s.pods[i] = n.pod(PodRequest{Namespace: "test", Name: fmt.Sprint("pod", i+1), NetNS: s.podNS[i], MTU: []int{9000, 0}[i]})
+		s.podNS[i] = netnstest.New(s.t)
+		s.pods[i] = n.pod(PodRequest{Namespace: "test", Name: fmt.Sprint("pod", i+1), PortSpec: PortSpec{NetNS: s.podNS[i], MTU: []int{9000, 0}[i]}})
 	}
 }
 
 // ownRoutes lists the routes of a host that are the node's.
 func ownRoutes(t *testing.T, ns string) (rs []string) {
 	t.Helper()
-	in(t, ns, func() error {
+	netnstest.Do(t, ns, func() error {
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 			list, err := netlink.RouteListFiltered(family, &netlink.Route{Protocol: 86}, netlink.RT_FILTER_PROTOCOL)
 			if err != nil {
@@ -136,7 +137,7 @@ var allRoutes = []string{
 
 func addRoute(t *testing.T, ns, dst, via string, proto int) {
 	t.Helper()
-	in(t, ns, func() error {
+	netnstest.Do(t, ns, func() error {
 		_, n, err := net.ParseCIDR(dst)
 		if err != nil {
 			return err
@@ -168,7 +169,7 @@ func TestDirect(t *testing.T) {
 				t.Fatal(out)
 			}
 		}
-		in(t, s.host[0], func() error { // those of IPv6 do not
+		netnstest.Do(t, s.host[0], func() error { // those of IPv6 do not
 			as := hostAddrs(0)
 			return netns.SetLink(netns.Link{Name: "net0", Addrs: []netip.Prefix{netip.PrefixFrom(as[0], 24), netip.PrefixFrom(as[1], 64)}})
 		})
@@ -291,8 +292,8 @@ func (s *site) tooBig(t *testing.T) {
 	for _, a := range s.pods[1].IPs {
 		says(3000, a, "mtu=1500")
 	}
-	in(t, s.host[0], func() error { return netns.SetMTU("net0", 1400) })
-	defer in(t, s.host[0], func() error { return netns.SetMTU("net0", 1500) })
+	netnstest.Do(t, s.host[0], func() error { return netns.SetMTU("net0", 1400) })
+	defer netnstest.Do(t, s.host[0], func() error { return netns.SetMTU("net0", 1500) })
 	for _, a := range s.pods[1].IPs {
 		says(1420, a, "mtu=1400")
 	}
@@ -301,14 +302,14 @@ func (s *site) tooBig(t *testing.T) {
 func (s *site) spoofed(t *testing.T) {
 	ctx := context.Background()
 	// A pod under an address that is not its own.
-	in(t, s.podNS[0], func() error { return netns.AddAddr("eth0", netip.MustParsePrefix("198.51.100.7/32")) })
+	netnstest.Do(t, s.podNS[0], func() error { return netns.AddAddr("eth0", netip.MustParsePrefix("198.51.100.7/32")) })
 	_, _ = run(s.podNS[0], "ping", "-n", "-c1", "-W1", "-I198.51.100.7", s.pods[1].IPs[0].String())
 	pods, err := s.nodes[0].Pods(ctx)
 	if err != nil || pods[0].Counters.Drops["spoofed"] == 0 {
 		t.Errorf("pod's spoofed packets: %v, %v", pods[0].Counters, err)
 	}
 	// Somebody on the network whom no node knows; his packets reach the uplink.
-	in(t, s.host[1], func() error { return netns.AddAddr("lo", netip.MustParsePrefix("198.51.100.9/32")) })
+	netnstest.Do(t, s.host[1], func() error { return netns.AddAddr("lo", netip.MustParsePrefix("198.51.100.9/32")) })
 	addRoute(t, s.host[0], "198.51.100.9/32", "192.0.2.2", unix.RTPROT_STATIC)
 	before, err := s.nodes[0].Status(ctx)
 	if err != nil {
@@ -391,10 +392,10 @@ func TestDirectRefused(t *testing.T) {
 		want   []string
 	}{
 		{"no forwarding", func(s *site) {
-			in(s.t, s.host[0], func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) })
+			netnstest.Do(s.t, s.host[0], func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0"), 0) })
 		}, nil, []string{"net.ipv4.ip_forward is 0", "sysctl -w net.ipv4.ip_forward=1"}},
 		{"no IPv6 forwarding", func(s *site) {
-			in(s.t, s.host[0], func() error {
+			netnstest.Do(s.t, s.host[0], func() error {
 				return os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("0"), 0)
 			})
 		}, nil, []string{"sysctl -w net.ipv6.conf.all.forwarding=1"}},
@@ -406,7 +407,7 @@ func TestDirectRefused(t *testing.T) {
 		{"another host's address", func(s *site) { s.cfg[0].Addresses = hostAddrs(1)[1:] }, nil,
 			[]string{"2001:db8::2 is no address of this host"}},
 		{"device in the way", func(s *site) {
-			in(s.t, s.host[0], func() error { return netns.AddBridge("vswitch0") })
+			netnstest.Do(s.t, s.host[0], func() error { return netns.AddBridge("vswitch0") })
 		}, nil, []string{"tun vswitch0", "is no single-queue TUN", "choose another name"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 // TestKeyFileMustBeThere: a node that is to encrypt and cannot does not start.
 func TestKeyFileMustBeThere(t *testing.T) {
 	dir := t.TempDir()
-	for name, text := range map[string]string{"empty": " \n", "key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"} {
+	for name, text := range map[string]string{"empty": " \n", "short": "c2hvcnQ=\n", "text": "?\n", "key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -18,7 +18,9 @@ func TestKeyFileMustBeThere(t *testing.T) {
 	for _, c := range []struct{ file, want string }{
 		{"key", ""},
 		{"empty", "holds no key"},
-		{"absent", "does not exist; make it with"},
+		{"short", "key of 5 bytes"},
+		{"text", "line 1: "},
+		{"absent", "does not exist; make it with 'vswitch keys generate'"},
 	} {
 		cfg := Default()
 		cfg.Gossip.KeyFile = filepath.Join(dir, c.file)

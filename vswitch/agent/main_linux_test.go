@@ -48,35 +48,11 @@ func runNode(config string) error {
 	}()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	n, err := Start(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	n, err := Start(cfg, slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", cfg.Name))
 	if err != nil {
 		return err
 	}
 	return n.Run(ctx)
-}
-
-// newNS returns the path of a new namespace that ends with the test.
-func newNS(t testing.TB) string {
-	t.Helper()
-	netnstest.Need(t)
-	path := filepath.Join(t.TempDir(), "ns")
-	if err := netns.New(path); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := netns.Delete(path); err != nil {
-			t.Error(err)
-		}
-	})
-	return path
-}
-
-// in runs f in a namespace.
-func in(t testing.TB, ns string, f func() error) {
-	t.Helper()
-	if err := netns.Do(ns, f); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // run runs a program in a namespace and returns what it says.
@@ -151,7 +127,7 @@ func startNode(t testing.TB, ns string, cfg Config, change ...func(*exec.Cmd)) *
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	in(t, ns, p.cmd.Start)
+	netnstest.Do(t, ns, p.cmd.Start)
 	go func() {
 		defer close(p.exited)
 		_ = p.cmd.Wait()
@@ -161,6 +137,11 @@ func startNode(t testing.TB, ns string, cfg Config, change ...func(*exec.Cmd)) *
 		p.stop(syscall.SIGKILL)
 		if strings.Contains(p.said(), "DATA RACE") {
 			t.Error("the node has a data race")
+		}
+		for line := range strings.Lines(p.said()) {
+			if strings.Count(line, " node=") > 1 {
+				t.Errorf("the attribute node is there twice: %s", line)
+			}
 		}
 		if t.Failed() {
 			t.Logf("node %s:\n%s", cfg.Name, p.said())

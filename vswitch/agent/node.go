@@ -50,9 +50,10 @@ type Node struct {
 	portProblems map[string]string       // by pod
 	peers        map[string]*peer        // by node name
 	problems     []string
-	feed         string   // why nothing new is heard of services; empty if it is
-	strangers    []string // problems with nodes that cannot be peers
-	refuse       string   // why pods cannot be attached; empty if they can
+	feed         string            // why nothing new is heard of services; empty if it is
+	strangers    []string          // problems with nodes that cannot be peers
+	refused      map[string]string // why the link does not take a node as peer, by name
+	refuse       string            // why pods cannot be attached; empty if they can
 }
 
 // peer is another node in use: its place in the overlay and in the tables.
@@ -74,7 +75,8 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},
-		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}, store: cluster.NewStore()}
+		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}, refused: map[string]string{},
+		store: cluster.NewStore()}
 	n.services = NewServices(cfg.Services, cfg.Name, cfg.Labels[cluster.LabelZone])
 	defer func() {
 		if err != nil {
@@ -317,8 +319,12 @@ func (n *Node) sync(s *gossip.State) {
 		if old != nil {
 			n.dropPeer(old)
 		}
-		changed = true
-		n.addPeer(node)
+		changed = n.addPeer(node) || changed || old != nil
+	}
+	for name := range n.refused {
+		if !alive[name] {
+			delete(n.refused, name)
+		}
 	}
 	for name, p := range n.peers {
 		if !alive[name] {
@@ -333,12 +339,18 @@ func (n *Node) sync(s *gossip.State) {
 	}
 }
 
-func (n *Node) addPeer(node gossip.Node) {
+// addPeer makes a node a peer, and reports whether it could. What is in the way
+// is a problem until it could, and is logged when it is another than before.
+func (n *Node) addPeer(node gossip.Node) bool {
 	id, err := n.link.add(&node)
 	if err != nil {
-		n.log.Warn("cannot use a node as peer", "node", node.Name, "err", err)
-		return
+		if text := err.Error(); n.refused[node.Name] != text {
+			n.refused[node.Name] = text
+			n.log.Warn("cannot use a node as peer", "peer", node.Name, "err", err)
+		}
+		return false
 	}
+	delete(n.refused, node.Name)
 	p := &peer{Node: node, remote: RemoteNode{
 		Peer: id, Port: n.uplink, Name: node.Name, MAC: node.VTEPMAC, MTU: n.link.MTU(),
 		PodCIDRs: node.PodCIDRs, Addresses: node.Addresses,
@@ -349,14 +361,15 @@ func (n *Node) addPeer(node gossip.Node) {
 	}
 	n.peers[node.Name] = p
 	n.compiler.SetNode(p.remote)
-	n.log.Info("node is reachable", "node", node.Name, "vtep", node.Underlay, "podCIDRs", node.PodCIDRs)
+	n.log.Info("node is reachable", "peer", node.Name, "vtep", node.Underlay, "podCIDRs", node.PodCIDRs)
+	return true
 }
 
 func (n *Node) dropPeer(p *peer) {
 	n.compiler.DeleteNode(p.remote)
 	n.link.remove(p.remote.Peer)
 	delete(n.peers, p.Name)
-	n.log.Info("node is gone", "node", p.Name)
+	n.log.Info("node is gone", "peer", p.Name)
 }
 
 func (n *Node) ranges() (cidrs []netip.Prefix) {

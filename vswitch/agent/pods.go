@@ -73,9 +73,8 @@ func (n *Node) attachPod(r PodRequest, configured bool) (PodStatus, error) {
 		return PodStatus{}, fmt.Errorf("attach pod %s: %w", name, err)
 	}
 	p := &attachedPod{PodStatus: PodStatus{
-		Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels, Node: n.cfg.Name, Kind: r.Kind,
-		IPs: ips, Interface: r.Interface, NetNS: r.NetNS, Socket: r.Socket, Connect: r.Connect, Remote: r.Remote,
-		MAC: r.MAC, MTU: r.MTU, Gateways: n.gateways(), Configured: configured,
+		Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels, Node: n.cfg.Name, IPs: ips,
+		PortSpec: r.PortSpec, Gateways: n.gateways(), Configured: configured,
 	}}
 	if err := n.attach(p); err != nil {
 		n.free(ips)

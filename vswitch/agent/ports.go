@@ -49,24 +49,16 @@ var maxSocketPath = map[string]int{"linux": 107}
 type PortConfig struct {
 	// Name is the pod's, NAMESPACE/NAME.
 	Name string `json:"name"`
-	// What follows is as in PodRequest.
-	Kind      string            `json:"kind,omitempty"`
-	NetNS     string            `json:"netns,omitempty"`
-	Interface string            `json:"interface,omitempty"`
-	Socket    string            `json:"socket,omitempty"`
-	Connect   bool              `json:"connect,omitempty"`
-	Remote    string            `json:"remote,omitempty"`
-	MAC       string            `json:"mac,omitempty"`
+	PortSpec
+	// Addresses and Labels are the pod's, as IPs and Labels in PodRequest.
 	Addresses []netip.Addr      `json:"addresses,omitempty"`
-	MTU       int               `json:"mtu,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 }
 
 // request returns what the API would be asked for the port.
 func (c *PortConfig) request() PodRequest {
 	namespace, name, _ := strings.Cut(c.Name, "/")
-	return PodRequest{Namespace: namespace, Name: name, Labels: c.Labels, Kind: c.Kind, NetNS: c.NetNS, Interface: c.Interface,
-		Socket: c.Socket, Connect: c.Connect, Remote: c.Remote, MAC: c.MAC, IPs: c.Addresses, MTU: c.MTU}
+	return PodRequest{Namespace: namespace, Name: name, Labels: c.Labels, PortSpec: c.PortSpec, IPs: c.Addresses}
 }
 
 // validatePorts finds what is wrong with the ports of a configuration.
@@ -78,7 +70,7 @@ func (c *Config) validatePorts(bad func(field, format string, args ...any)) {
 		if namespace, name, ok := strings.Cut(p.Name, "/"); !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
 			bad(field+".name", "%q is no NAMESPACE/NAME", p.Name)
 		}
-		r := p.request()
+		r := p.PortSpec
 		if err := r.check(runtime.GOOS); err != nil {
 			bad(field, "%v", err)
 		}
@@ -105,7 +97,7 @@ func (c *Config) validatePorts(bad func(field, format string, args ...any)) {
 
 // check finds what is wrong with the port that is asked for, on a system, and
 // fills in what was left out.
-func (r *PodRequest) check(system string) error {
+func (r *PortSpec) check(system string) error {
 	if r.Kind == "" {
 		r.Kind = PortTAP
 	}
@@ -146,7 +138,7 @@ func (r *PodRequest) check(system string) error {
 }
 
 // checkSocket is check for the kinds that are a machine at a socket.
-func (r *PodRequest) checkSocket(system string) error {
+func (r *PortSpec) checkSocket(system string) error {
 	switch {
 	case r.NetNS != "" || r.Interface != "":
 		return fmt.Errorf("netns and interface are of no use with kind %s: the machine has its own", r.Kind)
@@ -197,8 +189,12 @@ func parseMAC(s string) (mac [6]byte, err error) {
 
 // same reports whether r asks for what p is.
 func (p *attachedPod) same(r *PodRequest) bool {
-	return p.UID == r.UID && p.NetNS == r.NetNS && p.Kind == r.Kind && p.Interface == r.Interface &&
-		p.Socket == r.Socket && p.Connect == r.Connect && p.Remote == r.Remote && (r.MAC == "" || p.MAC == r.MAC)
+	want := r.PortSpec
+	if want.MAC == "" {
+		want.MAC = p.MAC
+	}
+	want.MTU = p.MTU // it may have been set up with another default
+	return p.UID == r.UID && p.PortSpec == want
 }
 
 // openPort opens the pod's port. Called with mu held.

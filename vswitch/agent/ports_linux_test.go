@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"vswitch/vswitch/netns"
+	"vswitch/vswitch/netns/netnstest"
 	"vswitch/vswitch/packet"
 	"vswitch/vswitch/stack"
 )
@@ -214,12 +215,12 @@ type lone struct {
 }
 
 func newLone(t *testing.T, ports ...PortConfig) *lone {
-	l := &lone{cfg: nodeConfig(t, 1), ns: newNS(t)}
-	in(t, l.ns, func() error { return netns.SetUp("lo") })
+	l := &lone{cfg: nodeConfig(t, 1), ns: netnstest.New(t)}
+	netnstest.Do(t, l.ns, func() error { return netns.SetUp("lo") })
 	l.cfg.Ports = ports
 	l.node = startNode(t, l.ns, l.cfg)
 	l.node.ready(0)
-	l.pod = l.node.pod(PodRequest{Namespace: "test", Name: "pod", NetNS: newNS(t)})
+	l.pod = l.node.pod(PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}})
 	return l
 }
 
@@ -321,13 +322,13 @@ func TestMachines(t *testing.T) {
 		port    PortConfig
 		connect func() (wire, error)
 	}{
-		{"qemu that connects", PortConfig{Kind: PortStream, Socket: at("a"), MAC: "52:54:00:12:34:56"}, func() (wire, error) {
+		{"qemu that connects", PortConfig{PortSpec: PortSpec{Kind: PortStream, Socket: at("a"), MAC: "52:54:00:12:34:56"}}, func() (wire, error) {
 			c, err := net.Dial("unix", at("a"))
 			return streamWire{c}, err
 		}},
-		{"qemu that listens", PortConfig{Kind: PortStream, Socket: at("b"), Connect: true}, listen(at("b"))},
-		{"vfkit", PortConfig{Kind: PortDgram, Socket: at("c"), Addresses: addrs("10.244.1.20", "fd00:10:244:1::20")}, bind(at("c.vm"), at("c"))},
-		{"qemu with datagrams", PortConfig{Kind: PortDgram, Socket: at("d"), Remote: at("d.vm")}, bind(at("d.vm"), at("d"))},
+		{"qemu that listens", PortConfig{PortSpec: PortSpec{Kind: PortStream, Socket: at("b"), Connect: true}}, listen(at("b"))},
+		{"vfkit", PortConfig{Addresses: addrs("10.244.1.20", "fd00:10:244:1::20"), PortSpec: PortSpec{Kind: PortDgram, Socket: at("c")}}, bind(at("c.vm"), at("c"))},
+		{"qemu with datagrams", PortConfig{PortSpec: PortSpec{Kind: PortDgram, Socket: at("d"), Remote: at("d.vm")}}, bind(at("d.vm"), at("d"))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := tt.port
@@ -370,7 +371,7 @@ func TestDevices(t *testing.T) {
 	for _, kind := range []string{PortPlainTAP, PortTUN} {
 		t.Run(kind, func(t *testing.T) {
 			l := newLone(t)
-			r := PodRequest{Namespace: "test", Name: "device", NetNS: newNS(t), Kind: kind}
+			r := PodRequest{Namespace: "test", Name: "device", PortSpec: PortSpec{NetNS: netnstest.New(t), Kind: kind}}
 			if kind == PortPlainTAP {
 				r.MAC = "52:54:00:00:00:09"
 			}
@@ -415,7 +416,7 @@ func TestPortErrors(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l := newLone(t, PortConfig{Name: "vms/one", Kind: PortStream, Socket: taken, MAC: "52:54:00:00:00:01"})
+	l := newLone(t, PortConfig{Name: "vms/one", PortSpec: PortSpec{Kind: PortStream, Socket: taken, MAC: "52:54:00:00:00:01"}})
 	ctx := context.Background()
 	problem := func() string {
 		s, err := l.node.Status(ctx)
@@ -437,15 +438,15 @@ func TestPortErrors(t *testing.T) {
 		r    PodRequest
 		want string
 	}{
-		{"kind", PodRequest{Kind: "veth"}, `bad request: kind "veth" is unknown; use tap, `},
-		{"socket of another pod", PodRequest{Kind: PortDgram, Socket: taken}, "conflict: socket " + taken + " is that of pod vms/one"},
-		{"MAC of another pod", PodRequest{Kind: PortDgram, Socket: dir + "/d", MAC: "52:54:00:00:00:01"}, "conflict: mac 52:54:00:00:00:01 is that of pod vms/one"},
-		{"MAC of the gateway", PodRequest{Kind: PortDgram, Socket: dir + "/d", MAC: "0a:58:0a:f4:01:01"}, "is the gateway's"},
-		{"file", PodRequest{Kind: PortDgram, Socket: file}, "exists and is no socket: remove it, or choose another path"},
-		{"no directory", PodRequest{Kind: PortStream, Socket: dir + "/no/such"}, "no such file or directory"},
-		{"address", PodRequest{Kind: PortDgram, Socket: dir + "/d", IPs: addrs("10.244.9.9")}, "outside this node's ranges"},
-		{"no namespace", PodRequest{Kind: PortTUN, NetNS: dir + "/ns"}, "no such file or directory"},
-		{"device of another kind", PodRequest{Kind: PortTUN, NetNS: l.pod.NetNS}, "eth0 in " + l.pod.NetNS},
+		{"kind", PodRequest{PortSpec: PortSpec{Kind: "veth"}}, `bad request: kind "veth" is unknown; use tap, `},
+		{"socket of another pod", PodRequest{PortSpec: PortSpec{Kind: PortDgram, Socket: taken}}, "conflict: socket " + taken + " is that of pod vms/one"},
+		{"MAC of another pod", PodRequest{PortSpec: PortSpec{Kind: PortDgram, Socket: dir + "/d", MAC: "52:54:00:00:00:01"}}, "conflict: mac 52:54:00:00:00:01 is that of pod vms/one"},
+		{"MAC of the gateway", PodRequest{PortSpec: PortSpec{Kind: PortDgram, Socket: dir + "/d", MAC: "0a:58:0a:f4:01:01"}}, "is the gateway's"},
+		{"file", PodRequest{PortSpec: PortSpec{Kind: PortDgram, Socket: file}}, "exists and is no socket: remove it, or choose another path"},
+		{"no directory", PodRequest{PortSpec: PortSpec{Kind: PortStream, Socket: dir + "/no/such"}}, "no such file or directory"},
+		{"address", PodRequest{IPs: addrs("10.244.9.9"), PortSpec: PortSpec{Kind: PortDgram, Socket: dir + "/d"}}, "outside this node's ranges"},
+		{"no namespace", PodRequest{PortSpec: PortSpec{Kind: PortTUN, NetNS: dir + "/ns"}}, "no such file or directory"},
+		{"device of another kind", PodRequest{PortSpec: PortSpec{Kind: PortTUN, NetNS: l.pod.NetNS}}, "eth0 in " + l.pod.NetNS},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.r.Namespace, tt.r.Name = "test", "bad"
@@ -455,7 +456,7 @@ func TestPortErrors(t *testing.T) {
 			}
 		})
 	}
-	if _, err := l.node.AttachPod(ctx, PodRequest{Namespace: "vms", Name: "one", Kind: PortDgram, Socket: dir + "/d"}); err == nil || !strings.Contains(err.Error(), "configuration") {
+	if _, err := l.node.AttachPod(ctx, PodRequest{Namespace: "vms", Name: "one", PortSpec: PortSpec{Kind: PortDgram, Socket: dir + "/d"}}); err == nil || !strings.Contains(err.Error(), "configuration") {
 		t.Errorf("a configured port was replaced: %v", err)
 	}
 }

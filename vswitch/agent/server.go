@@ -119,7 +119,7 @@ func answer(w http.ResponseWriter, v any, err error) {
 		case errors.Is(err, ErrBadRequest), errors.Is(err, gossip.ErrKeySize):
 			code = http.StatusBadRequest
 		case errors.Is(err, ErrConflict), errors.Is(err, gossip.ErrNoKeys), errors.Is(err, gossip.ErrUnknownKey),
-			errors.Is(err, gossip.ErrPrimaryKey), errors.Is(err, gossip.ErrNodeDown):
+			errors.Is(err, gossip.ErrPrimaryKey), errors.Is(err, gossip.ErrNodeDown), errors.Is(err, gossip.ErrRotating):
 			code = http.StatusConflict
 		}
 		w.WriteHeader(code)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -30,6 +31,9 @@ func (n *Node) Status() Status {
 	}
 	if n.feed != "" {
 		s.Problems = append(s.Problems, n.feed)
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.refused)) {
+		s.Problems = append(s.Problems, fmt.Sprintf("node %s cannot be a peer: %s", name, n.refused[name]))
 	}
 	s.Problems = slices.Concat(s.Problems, slices.Sorted(maps.Values(n.portProblems)), n.strangers, n.link.problems(), g.Problems)
 	return s

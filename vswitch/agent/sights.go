@@ -40,6 +40,7 @@ func (n *Node) sights(ctx context.Context, w http.ResponseWriter, port string) {
 	rc := http.NewResponseController(w)
 	enc := json.NewEncoder(w)
 	r := newReader(n.cfg.Name)
+	defer r.close()
 	for {
 		if rc.Flush() != nil {
 			return
@@ -66,6 +67,7 @@ func Watch(sw *vswitch.Switch, node, port string, see func(Sight)) (stop func())
 	go func() {
 		defer close(ended)
 		r := newReader(node)
+		defer r.close()
 		for {
 			select {
 			case s := <-c.C:
@@ -92,6 +94,8 @@ type reader struct {
 }
 
 func newReader(node string) *reader { return &reader{node, packet.NewBatch()} }
+
+func (r *reader) close() { r.b.Close() }
 
 func (r *reader) read(s vswitch.Sight) Sight {
 	out := Sight{At: s.At, Node: r.node, Port: s.Port, Out: s.Out, Len: s.Len, Class: packet.Malformed.String()}

@@ -21,7 +21,7 @@ func TestStateRoundTrip(t *testing.T) {
 	want := state{
 		Version: stateVersion, Node: "node1",
 		PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")},
-		Pods: []PodStatus{{Namespace: "shop", Name: "web", UID: "u", Node: "node1", NetNS: "/x",
+		Pods: []PodStatus{{Namespace: "shop", Name: "web", UID: "u", Node: "node1", PortSpec: PortSpec{NetNS: "/x"},
 			IPs: []netip.Addr{netip.MustParseAddr("10.244.1.2")}}},
 		Released: []release{{netip.MustParseAddr("10.244.1.3"), time.Unix(5, 0).UTC()}},
 	}

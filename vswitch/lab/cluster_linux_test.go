@@ -188,16 +188,20 @@ func TestExec(t *testing.T) {
 			req  ExecRequest
 			kind error
 			want string
+			code int
 		}{
-			{ExecRequest{Pod: "web-1", Command: []string{"no-such-program"}}, ErrConflict, `command "no-such-program" was not found in PATH`},
-			{ExecRequest{Pod: "web-9", Command: []string{"true"}}, ErrNotFound, "no pod shop/web-9"},
-			{ExecRequest{Pod: "web-1", Container: "x", Command: []string{"true"}}, ErrNotFound, "no container x"},
-			{ExecRequest{Pod: "web-1"}, ErrInput, "no command"},
+			{ExecRequest{Pod: "web-1", Command: []string{"no-such-program"}}, ErrConflict, `command "no-such-program" was not found in PATH`, 127},
+			{ExecRequest{Pod: "web-1", Command: []string{script(t, "#!/no/such/shell\n", 0o755)}}, ErrConflict, "names an interpreter or loader that does not exist", 127},
+			{ExecRequest{Pod: "web-1", Command: []string{script(t, "text\n", 0o755)}}, ErrConflict, "is not a program for this machine", 126},
+			{ExecRequest{Pod: "web-1", Command: []string{script(t, "#!/bin/sh\n", 0o644)}}, ErrConflict, "is not executable", 126},
+			{ExecRequest{Pod: "web-9", Command: []string{"true"}}, ErrNotFound, "no pod shop/web-9", 0},
+			{ExecRequest{Pod: "web-1", Container: "x", Command: []string{"true"}}, ErrNotFound, "no container x", 0},
+			{ExecRequest{Pod: "web-1"}, ErrInput, "no command", 0},
 		} {
 			tc.req.Namespace = "shop"
-			_, err := c.Exec(t.Context(), tc.req, nil, nil, nil)
-			if !errors.Is(err, tc.kind) || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("%+v: error %v, want one of kind %v with %q", tc.req, err, tc.kind, tc.want)
+			code, err := c.Exec(t.Context(), tc.req, nil, nil, nil)
+			if !errors.Is(err, tc.kind) || !strings.Contains(err.Error(), tc.want) || code != tc.code {
+				t.Errorf("%+v: code %d, error %v, want %d and one of kind %v with %q", tc.req, code, err, tc.code, tc.kind, tc.want)
 			}
 		}
 	})
@@ -225,6 +229,16 @@ func TestExec(t *testing.T) {
 			return ""
 		})
 	})
+}
+
+// script writes a file and returns its path.
+func script(t *testing.T, text string, mode os.FileMode) string {
+	t.Helper()
+	path := t.TempDir() + "/script"
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestExecSignal(t *testing.T) {

@@ -18,7 +18,9 @@ import (
 
 // Exec runs a command in a pod with the caller's files as its standard input,
 // output and error, and returns its exit code: 128 and the signal's number if
-// a signal ended it. An error says that it did not start, or was lost.
+// a signal ended it. An error says that it did not start, or was lost; with it,
+// the code is 127 if there is no such command, 126 if it cannot be executed, and
+// 0 in all other cases.
 //
 // Without a terminal of its own (ExecRequest.TTY), the command receives the
 // signals that this process gets meanwhile: INT, TERM, HUP, QUIT, USR1, USR2
@@ -55,7 +57,7 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest, stdin, stdout, stderr 
 		return 0, fmt.Errorf("the command in pod %s/%s was lost: %w", r.Namespace, r.Pod, err)
 	}
 	if reply.Error != "" {
-		return 0, errorOf(reply.Status, reply.Error)
+		return reply.Code, errorOf(reply.Status, reply.Error)
 	}
 	return reply.Code, nil
 }

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"syscall"
@@ -23,7 +24,7 @@ type execSignal struct {
 
 // execReply ends the conversation.
 type execReply struct {
-	Code   int    `json:"code"`
+	Code   int    `json:"code"`            // of a command that did not start: see Client.Exec
 	Error  string `json:"error,omitempty"` // it did not start
 	Status int    `json:"status,omitempty"`
 }
@@ -58,7 +59,11 @@ func (s *supervisor) execConn(conn *net.UnixConn) {
 	proc, err := s.exec(req, [3]*os.File(files))
 	closeAll(files)
 	if err != nil {
-		writeMessage(conn, execReply{Error: err.Error(), Status: statusOf(err)})
+		reply := execReply{Error: err.Error(), Status: statusOf(err)}
+		if c := (*commandError)(nil); errors.As(err, &c) {
+			reply.Code = c.code
+		}
+		writeMessage(conn, reply)
 		return
 	}
 	defer proc.release()
@@ -113,7 +118,7 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	spec.Env = append(spec.Env, req.Env...)
 	proc, err := startProcess(p.ns, spec, files, req.TTY)
 	if err != nil {
-		return nil, failure(ErrConflict, "exec in pod %s: %v", p.key(), err)
+		return nil, &kindError{fmt.Sprintf("exec in pod %s: %v", p.key(), err), errors.Join(ErrConflict, err)}
 	}
 	s.log.Debug("command runs in pod", "pod", p.key().String(), "command", req.Command, "pid", proc.pid())
 	return proc, nil

@@ -182,7 +182,7 @@ func (n *fakeNode) attach(r agent.PodRequest) (agent.PodStatus, error) {
 	}); err != nil {
 		return agent.PodStatus{}, err
 	}
-	p := agent.PodStatus{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Node: n.config.Name, IPs: ips, NetNS: r.NetNS}
+	p := agent.PodStatus{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Node: n.config.Name, IPs: ips, PortSpec: agent.PortSpec{NetNS: r.NetNS}}
 	n.pods[key] = p
 	return p, nil
 }

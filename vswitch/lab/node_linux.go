@@ -206,9 +206,12 @@ func (n *node) watch(ended <-chan struct{}) {
 		default:
 		}
 		n.see(status, err)
-		if err == nil && status.Ready {
+		switch {
+		case err == nil && status.Ready && status.Peers >= n.sup.ready()-1:
 			wait = 2 * time.Second
-		} else if wait < 200*time.Millisecond {
+		case wait > time.Second:
+			wait = 20 * time.Millisecond // there is another node to be met
+		case wait < 200*time.Millisecond:
 			wait *= 2
 		}
 		select {
@@ -222,7 +225,7 @@ func (n *node) watch(ended <-chan struct{}) {
 // see notes what the node says of itself.
 func (n *node) see(status agent.Status, err error) {
 	n.mu.Lock()
-	was := n.ready
+	was, knew := n.ready, n.status.Peers
 	n.mu.Unlock()
 	n.update(func() {
 		if err != nil {
@@ -240,6 +243,9 @@ func (n *node) see(status agent.Status, err error) {
 			}
 		}
 	})
+	if err == nil && status.Peers != knew {
+		n.sup.poke()
+	}
 	if err == nil && status.Ready && !was {
 		n.log.Info("node is ready", "vtep", status.Underlay, "podCIDRs", status.PodCIDRs)
 		go n.sup.restorePods(n)
@@ -268,6 +274,17 @@ func (n *node) notReady() error {
 		return nil
 	}
 	return fmt.Errorf("node %s is not ready: %s", n.name, n.problem)
+}
+
+// notMet says how many other nodes the node does not know yet; nil if it knows
+// all of them.
+func (n *node) notMet(others int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.status.Peers >= others {
+		return nil
+	}
+	return fmt.Errorf("node %s knows %d of %d other nodes", n.name, n.status.Peers, others)
 }
 
 // waitReady waits until the node answers, or ctx ends.

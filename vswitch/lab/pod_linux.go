@@ -150,7 +150,7 @@ func (p *pod) attach(n *node, ips []netip.Addr) error {
 	ctx, cancel := context.WithTimeout(p.ctx, 15*time.Second)
 	defer cancel()
 	status, err := n.client.AttachPod(ctx, agent.PodRequest{Namespace: p.spec.Namespace, Name: p.spec.Name,
-		UID: p.spec.UID, Labels: p.spec.Labels, NetNS: p.ns, IPs: ips})
+		UID: p.spec.UID, Labels: p.spec.Labels, PortSpec: agent.PortSpec{NetNS: p.ns}, IPs: ips})
 	if err != nil {
 		return err
 	}

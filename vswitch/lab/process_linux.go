@@ -93,7 +93,10 @@ func startProcess(ns string, spec processSpec, stdio [3]*os.File, tty bool) (*pr
 	mounts, problem := receiveReports(reports)
 	p.mounts = mounts
 	if problem != "" {
-		p.killRest()
+		p.killRest() // and so p.result is set
+		if code := p.result.Code; code == exitCannotRun || code == exitNotFound {
+			return nil, &commandError{code, problem}
+		}
 		return nil, errors.New(problem)
 	}
 	return p, nil

@@ -49,21 +49,26 @@ func (said progress) lines(state *cluster.State) (lines []string) {
 	return lines
 }
 
-// settled reports whether each pod that is wanted has started, ended or failed.
+// settled reports whether each pod that is wanted has started, ended or failed,
+// and each Deployment says so of its own: its status is written after the pods'.
 func settled(state *cluster.State) bool {
-	replicas := map[cluster.Key]int{}
+	replicas, ready := map[cluster.Key]int{}, map[cluster.Key]int{}
 	for p := range state.Pods.All() {
-		if !p.Deleted.IsZero() {
+		if !p.Deleted.IsZero() || p.Ended() && p.Owner != (cluster.Key{}) {
 			continue
 		}
 		replicas[p.Owner]++
+		if p.Ready {
+			ready[p.Owner]++
+		}
 		done := p.Ready || p.Phase == cluster.PodSucceeded || p.Phase == cluster.PodFailed
 		if !done && !(failing(p) && tried(p)) && (p.Node != "" || p.Reason == "") {
 			return false
 		}
 	}
 	for d := range state.Deployments.All() {
-		if replicas[d.Key()] < d.Replicas {
+		k := d.Key()
+		if replicas[k] < d.Replicas || d.CurrentReplicas != replicas[k] || d.ReadyReplicas != ready[k] {
 			return false
 		}
 	}

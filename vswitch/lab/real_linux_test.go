@@ -190,7 +190,7 @@ func TestRealNodes(t *testing.T) {
 	if err != nil || len(pods) != 4 {
 		t.Fatalf("%d pods, error %v", len(pods), err)
 	}
-	waitForPeers(t, c, 1)
+	knowEachOther(t, c, 1)
 	others := func(p *cluster.Pod) (list []string) {
 		for _, q := range pods {
 			if q.Name != p.Name {
@@ -275,24 +275,22 @@ const checksumErrors = `awk '
 	{ for (i = 2; i <= NF; i++) if (name[i] == "InCsumErrors" && $i > 0) print $1, $i }
 ' /proc/net/snmp /proc/net/snmp6`
 
-// waitForPeers waits until each node knows that many others.
-func waitForPeers(t *testing.T, c *Client, want int) {
+// knowEachOther checks that each node of a cluster that has come up knows that
+// many others: whoever starts a cluster uses it at once.
+func knowEachOther(t *testing.T, c *Client, want int) {
 	t.Helper()
-	eventually(t, func() string {
-		nodes, err := c.Nodes(t.Context())
-		if err != nil {
-			return err.Error()
+	nodes, err := c.Nodes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		a := agent.NewClient(n.Socket)
+		st, err := a.Status(t.Context())
+		a.Close()
+		if err != nil || st.Peers != want {
+			t.Errorf("node %s knows %d others, want %d (%v)", n.Name, st.Peers, want, err)
 		}
-		for _, n := range nodes {
-			a := agent.NewClient(n.Socket)
-			st, err := a.Status(t.Context())
-			a.Close()
-			if err != nil || st.Peers < want {
-				return fmt.Sprintf("node %s knows %d others, want %d (%v)", n.Name, st.Peers, want, err)
-			}
-		}
-		return ""
-	})
+	}
 }
 
 // TestRestartedNodesFindEachOther kills all nodes at once.
@@ -303,7 +301,7 @@ func TestRestartedNodesFindEachOther(t *testing.T) {
 	o.Objects.Pods[0].Node, o.Objects.Pods[1].Node = "node1", "node3"
 	o.Objects.Pods[1].Containers[0].Ports = []cluster.ContainerPort{{Port: 80, Protocol: 6}}
 	c := start(t, o)
-	waitForPeers(t, c, 2)
+	knowEachOther(t, c, 2)
 	for _, n := range []string{"node1", "node2", "node3"} {
 		if err := c.KillNode(t.Context(), n); err != nil {
 			t.Fatal(err)

@@ -33,7 +33,29 @@ func runShim() int {
 	specs.Close()
 	err := becomeContainer(spec) // it is only back if it failed
 	_ = report(err.Error(), nil) // the supervisor sees the exit code at least
+	if c := (*commandError)(nil); errors.As(err, &c) {
+		return c.code
+	}
 	return 1
+}
+
+// Exit codes for a command that cannot be run, as env(1) and shells have them
+// (POSIX, Shell Command Language, 2.8.2).
+const (
+	exitCannotRun = 126
+	exitNotFound  = 127
+)
+
+// commandError is why a command cannot be run.
+type commandError struct {
+	code    int
+	message string
+}
+
+func (e *commandError) Error() string { return e.message }
+
+func cannotRun(code int, format string, args ...any) error {
+	return &commandError{code, fmt.Sprintf(format, args...)}
 }
 
 // becomeContainer returns only if it fails.
@@ -64,11 +86,11 @@ func becomeContainer(spec processSpec) error {
 	err = syscall.Exec(path, spec.Command, spec.Env)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("command %q: %s names an interpreter or loader that does not exist", spec.Command[0], path)
+		return cannotRun(exitNotFound, "command %q: %s names an interpreter or loader that does not exist", spec.Command[0], path)
 	case errors.Is(err, unix.ENOEXEC):
-		return fmt.Errorf("command %q: %s is not a program for this machine", spec.Command[0], path)
+		return cannotRun(exitCannotRun, "command %q: %s is not a program for this machine", spec.Command[0], path)
 	}
-	return fmt.Errorf("command %q: %w", spec.Command[0], err)
+	return cannotRun(exitCannotRun, "command %q: %v", spec.Command[0], err)
 }
 
 func enterDir(spec processSpec) error {
@@ -137,7 +159,7 @@ func lookPath(command string, env []string) (string, error) {
 	if denied != nil {
 		return "", denied
 	}
-	return "", fmt.Errorf("command %q was not found in PATH; %s", command, hostPrograms)
+	return "", cannotRun(exitNotFound, "command %q was not found in PATH; %s", command, hostPrograms)
 }
 
 const hostPrograms = "a container runs a program of this machine, not of its image: install it or change the command"
@@ -145,16 +167,16 @@ const hostPrograms = "a container runs a program of this machine, not of its ima
 func executable(command, file string) error {
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("command %q does not exist; %s", command, hostPrograms)
+		return cannotRun(exitNotFound, "command %q does not exist; %s", command, hostPrograms)
 	}
 	if err != nil {
-		return fmt.Errorf("command %q: %w", command, err)
+		return cannotRun(exitCannotRun, "command %q: %v", command, err)
 	}
 	if info.IsDir() {
-		return fmt.Errorf("command %q: %s is a directory", command, file)
+		return cannotRun(exitCannotRun, "command %q: %s is a directory", command, file)
 	}
 	if unix.Access(file, unix.X_OK) != nil {
-		return fmt.Errorf("command %q: %s is not executable; set its mode with chmod +x", command, file)
+		return cannotRun(exitCannotRun, "command %q: %s is not executable; set its mode with chmod +x", command, file)
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func (s *supervisor) attend(conn net.Conn, detached chan struct{}) {
 }
 
 // bringUp starts everything, tells the command how it goes, and returns when
-// all nodes are ready and each pod has started or cannot.
+// all nodes are ready and know each other, and each pod has started or cannot.
 func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 	wait := s.options.Wait
 	if wait == 0 {
@@ -174,7 +174,7 @@ func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 				return nil // attend decides
 			}
 		}
-		if s.nodesReady() && settled(state) {
+		if s.nodeProblem() == nil && s.meetProblem() == nil && settled(state) {
 			writeMessage(conn, message{Ready: true})
 			return nil
 		}
@@ -187,15 +187,16 @@ func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 			if err := s.nodeProblem(); err != nil {
 				return fmt.Errorf("%w after %s", err, wait)
 			}
-			writeMessage(conn, message{Line: fmt.Sprintf("not all pods are ready after %s; vswitch status says why", wait)})
+			why := "not all pods are ready"
+			if err := s.meetProblem(); err != nil {
+				why = err.Error()
+			}
+			writeMessage(conn, message{Line: fmt.Sprintf("%s after %s; vswitch status says why", why, wait)})
 			writeMessage(conn, message{Ready: true})
 			return nil
 		}
 	}
 }
-
-// nodesReady reports whether all nodes are there and ready.
-func (s *supervisor) nodesReady() bool { return s.nodeProblem() == nil }
 
 // nodeProblem says what the first node that is not ready lacks.
 func (s *supervisor) nodeProblem() error {
@@ -211,181 +212,29 @@ func (s *supervisor) nodeProblem() error {
 	return nil
 }
 
-// reconcile makes processes of what is in the store.
-func (s *supervisor) reconcile() {
-	if s.ctx.Err() != nil {
-		return
-	}
-	state := s.store.State()
-	for n := range state.Nodes.All() {
-		if s.node(n.Name) == nil {
-			s.startNode(n.Name)
-		}
-	}
+// meetProblem says which node does not know all others: traffic to them would
+// have no route.
+func (s *supervisor) meetProblem() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
-		if state.Node(n.name) == nil {
-			n.stop()
+		if err := n.notMet(len(s.nodes) - 1); err != nil {
+			return err
 		}
-	}
-	for spec := range state.Pods.All() {
-		p := s.pods[spec.Key()]
-		switch {
-		case p == nil && !spec.Deleted.IsZero():
-			s.forget(spec)
-		case p == nil && spec.Node != "" && s.nodeLocked(spec.Node) != nil:
-			s.startPod(spec)
-		case p != nil && (p.spec.UID != spec.UID || !spec.Deleted.IsZero()):
-			p.stop()
-		}
-	}
-	for key, p := range s.pods {
-		if state.Pod(key) == nil {
-			p.stop()
-		}
-	}
-}
-
-// startPod is called with mu held.
-func (s *supervisor) startPod(spec *cluster.Pod) {
-	p := newPod(s.ctx, s, spec)
-	s.pods[spec.Key()] = p
-	go func() {
-		p.run()
-		<-p.ctx.Done() // one that ended by itself keeps its logs and its place
-		s.mu.Lock()
-		delete(s.pods, spec.Key())
-		s.mu.Unlock()
-		os.RemoveAll(p.dir)
-		s.log.Info("pod is gone", "pod", spec.Key().String())
-		s.forget(spec)
-		s.poke()
-	}()
-}
-
-// forget says that nothing of a pod is left.
-func (s *supervisor) forget(spec *cluster.Pod) {
-	err := s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
-		tx.DeletePod(spec.Key())
-		return nil
-	})
-	if err = errors.Join(err, s.control.PodGone(spec.Key(), spec.UID)); err != nil {
-		s.log.Error("pod cannot be forgotten", "pod", spec.Key().String(), "err", err)
-	}
-}
-
-// startNode adds the process of a node.
-func (s *supervisor) startNode(name string) {
-	n, err := newNode(context.WithoutCancel(s.ctx), s, name)
-	if err != nil {
-		s.log.Error("node cannot start", "node", name, "err", err)
-		s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
-			tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: name}, Reason: err.Error()})
-			return nil
-		})
-		return
-	}
-	s.mu.Lock()
-	s.nodes = append(s.nodes, n)
-	s.mu.Unlock()
-	go func() {
-		n.run()
-		s.mu.Lock()
-		s.nodes = slices.DeleteFunc(s.nodes, func(x *node) bool { return x == n })
-		s.mu.Unlock()
-		os.RemoveAll(n.dir)
-		s.poke()
-	}()
-}
-
-// poke asks for a reconcile.
-func (s *supervisor) poke() {
-	select {
-	case s.kick <- struct{}{}:
-	default:
-	}
-}
-
-// node returns a node's process, or nil.
-func (s *supervisor) node(name string) *node {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.nodeLocked(name)
-}
-
-func (s *supervisor) nodeLocked(name string) *node {
-	if i := slices.IndexFunc(s.nodes, func(n *node) bool { return n.name == name }); i >= 0 {
-		return s.nodes[i]
 	}
 	return nil
 }
 
-// pod returns a pod that has a process, or had one.
-func (s *supervisor) pod(namespace, name string) (*pod, error) {
+// ready counts the nodes that are ready.
+func (s *supervisor) ready() (count int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := cluster.Key{Namespace: namespace, Name: name}
-	if p := s.pods[key]; p != nil {
-		return p, nil
-	}
-	if s.store.State().Pod(key) != nil {
-		return nil, failure(ErrConflict, "pod %s is not on a node yet", key)
-	}
-	return nil, failure(ErrNotFound, "there is no pod %s", key)
-}
-
-// restorePods makes a node that came back know its pods, and no others.
-func (s *supervisor) restorePods(n *node) {
-	s.mu.Lock()
-	var own []*pod
-	for _, p := range s.pods {
-		if p.spec.Node == n.name {
-			own = append(own, p)
+	for _, n := range s.nodes {
+		if n.notReady() == nil {
+			count++
 		}
 	}
-	s.mu.Unlock()
-	for _, p := range own {
-		go p.reattach(n)
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
-	defer cancel()
-	known, err := n.client.Pods(ctx)
-	if err != nil {
-		return
-	}
-	for _, k := range known {
-		key := cluster.Key{Namespace: k.Namespace, Name: k.Name}
-		s.mu.Lock()
-		p := s.pods[key]
-		s.mu.Unlock()
-		if k.Node == n.name && (p == nil || p.spec.UID != k.UID) {
-			n.detach(key)
-		}
-	}
-}
-
-// reportPod and reportNode put what was seen into the store.
-func (s *supervisor) reportPod(p *pod, seen *cluster.Pod) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pods[p.key()] != p {
-		return
-	}
-	s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
-		tx.PutPod(seen)
-		return nil
-	})
-}
-
-func (s *supervisor) reportNode(seen *cluster.Node) {
-	s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
-		// What is no longer wanted must not come back by being seen.
-		if tx.State().Node(seen.Name) != nil {
-			tx.PutNode(seen)
-		}
-		return nil
-	})
+	return count
 }
 
 // shutdown ends all pods, then all nodes, so that pods can say goodbye.

@@ -75,14 +75,15 @@ func TestTerminal(t *testing.T) {
 	see("controlling\r\n")
 	see("ready> ")
 	// Ctrl-C ends the command in the foreground, not the shell.
-	typeIn("sleep 1000\r")
-	see("sleep 1000\r\n")
-	time.Sleep(200 * time.Millisecond) // until the shell has given it the terminal
+	typeIn("sh -c 'echo in the fore''ground; exec sleep 1000'\r")
+	see("in the foreground\r\n") // it has been given the terminal before it ran
 	typeIn("\x03")
 	see("ready> ")
 	setSize(50)
-	unix.Kill(os.Getpid(), unix.SIGWINCH) // the kernel tells our session, which this terminal is not of
-	typeIn("sleep 0.2; stty size\r")
+	// The kernel tells our session, which this terminal is not of.
+	unix.Kill(os.Getpid(), unix.SIGWINCH)
+	// The signal takes its time.
+	typeIn("until stty size | grep '^50 132$'; do sleep 0.05; done\r")
 	see("50 132\r\n")
 	typeIn("exit 5\r")
 	if n := <-code; n != 5 {

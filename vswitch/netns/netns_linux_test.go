@@ -25,29 +25,6 @@ import (
 
 func TestMain(m *testing.M) { netnstest.Main(m) }
 
-// newNS returns the path of a new namespace that ends with the test.
-func newNS(t testing.TB) string {
-	t.Helper()
-	netnstest.Need(t)
-	path := filepath.Join(t.TempDir(), "ns")
-	if err := netns.New(path); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := netns.Delete(path); err != nil {
-			t.Error(err)
-		}
-	})
-	return path
-}
-
-func do(t testing.TB, ns string, f func() error) {
-	t.Helper()
-	if err := netns.Do(ns, f); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func inode(t testing.TB, path string) uint64 {
 	t.Helper()
 	var st unix.Stat_t
@@ -58,7 +35,7 @@ func inode(t testing.TB, path string) uint64 {
 }
 
 func TestNewAndDelete(t *testing.T) {
-	path := newNS(t)
+	path := netnstest.New(t)
 	if inode(t, path) == inode(t, "/proc/self/ns/net") {
 		t.Error("the new namespace is our own")
 	}
@@ -69,7 +46,7 @@ func TestNewAndDelete(t *testing.T) {
 		t.Error("the failed New removed the namespace")
 	}
 	var links []string
-	do(t, path, func() error {
+	netnstest.Do(t, path, func() error {
 		ifs, err := net.Interfaces()
 		for _, i := range ifs {
 			links = append(links, i.Name)
@@ -97,7 +74,7 @@ func TestNewAndDelete(t *testing.T) {
 }
 
 func TestDeleteInUse(t *testing.T) {
-	path := newNS(t)
+	path := netnstest.New(t)
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -114,7 +91,7 @@ func TestDeleteInUse(t *testing.T) {
 // TestDoLeavesNoTrace runs many goroutines in and out of namespaces, and
 // checks that no thread of the process stays behind in one.
 func TestDoLeavesNoTrace(t *testing.T) {
-	path := newNS(t)
+	path := netnstest.New(t)
 	home, ours := inode(t, "/proc/self/ns/net"), inode(t, path)
 	var wg sync.WaitGroup
 	for range 50 {
@@ -158,9 +135,9 @@ func TestDoLeavesNoTrace(t *testing.T) {
 }
 
 func TestProcessInherits(t *testing.T) {
-	path := newNS(t)
+	path := netnstest.New(t)
 	var out []byte
-	do(t, path, func() (err error) {
+	netnstest.Do(t, path, func() (err error) {
 		out, err = exec.Command("readlink", "/proc/self/ns/net").Output()
 		return err
 	})
@@ -185,7 +162,7 @@ func TestNewFile(t *testing.T) {
 func state(t testing.TB, ns, link string) string {
 	t.Helper()
 	var b strings.Builder
-	do(t, ns, func() error {
+	netnstest.Do(t, ns, func() error {
 		l, err := netlink.LinkByName(link)
 		if err != nil {
 			return err
@@ -231,12 +208,12 @@ func podLink() netns.Link {
 }
 
 func TestConfigure(t *testing.T) {
-	ns := newNS(t)
-	do(t, ns, func() error { return netns.AddVeth("eth0", "peer", nil) })
-	do(t, ns, func() error { return netns.SetUp("peer") })
+	ns := netnstest.New(t)
+	netnstest.Do(t, ns, func() error { return netns.AddVeth("eth0", "peer", nil) })
+	netnstest.Do(t, ns, func() error { return netns.SetUp("peer") })
 	configure := func(l netns.Link) {
 		t.Helper()
-		do(t, ns, func() error { return netns.Configure(l) })
+		netnstest.Do(t, ns, func() error { return netns.Configure(l) })
 	}
 	configure(podLink())
 	want := `mac 02:42:0a:f4:01:05 mtu 1450 up true txqlen 1000 segs 44 size 61600 size4 61600
@@ -314,7 +291,7 @@ ipv6/conf/eth0/accept_ra 0
 // watch counts the changes that the kernel announces in ns from now on.
 func watch(t *testing.T, ns string) (count func() int) {
 	var fd int
-	do(t, ns, func() (err error) {
+	netnstest.Do(t, ns, func() (err error) {
 		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 		if err != nil {
 			return err
@@ -337,14 +314,14 @@ func watch(t *testing.T, ns string) (count func() int) {
 
 // TestUnprivileged checks what Configure opens to users other than root.
 func TestUnprivileged(t *testing.T) {
-	ns := newNS(t)
-	do(t, ns, func() error {
+	ns := netnstest.New(t)
+	netnstest.Do(t, ns, func() error {
 		if err := netns.AddVeth("eth0", "peer", nil); err != nil {
 			return err
 		}
 		return netns.Configure(podLink())
 	})
-	do(t, ns, func() error {
+	netnstest.Do(t, ns, func() error {
 		// A ping socket needs the group to be in the range, even of root.
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
 		if err != nil {
@@ -370,7 +347,7 @@ func TestKernelVXLAN(t *testing.T) {
 		{vtep: netip.MustParseAddr("192.0.2.2"), ip: netip.MustParseAddr("10.244.1.0"), mac: [6]byte{2, 0, 0, 0, 0, 2}},
 	}
 	for _, n := range nodes {
-		n.path = newNS(t)
+		n.path = netnstest.New(t)
 		f, err := os.Open(n.path)
 		if err != nil {
 			t.Fatal(err)
@@ -378,10 +355,10 @@ func TestKernelVXLAN(t *testing.T) {
 		defer f.Close()
 		n.file = f
 	}
-	do(t, nodes[0].path, func() error { return netns.AddVeth("under0", "under0", nodes[1].file) })
+	netnstest.Do(t, nodes[0].path, func() error { return netns.AddVeth("under0", "under0", nodes[1].file) })
 	for i, n := range nodes {
 		other := nodes[1-i]
-		do(t, n.path, func() error {
+		netnstest.Do(t, n.path, func() error {
 			remote := netip.PrefixFrom(other.ip, 24)
 			return errors.Join(
 				netns.SetUp("lo"),
@@ -401,7 +378,7 @@ func TestKernelVXLAN(t *testing.T) {
 	}
 	want := []byte("through the kernel's tunnel")
 	var ln net.Listener
-	do(t, nodes[1].path, func() (err error) {
+	netnstest.Do(t, nodes[1].path, func() (err error) {
 		ln, err = net.Listen("tcp", netip.AddrPortFrom(nodes[1].ip, 80).String())
 		return err
 	})
@@ -414,7 +391,7 @@ func TestKernelVXLAN(t *testing.T) {
 		}
 	}()
 	var got []byte
-	do(t, nodes[0].path, func() error {
+	netnstest.Do(t, nodes[0].path, func() error {
 		c, err := net.DialTimeout("tcp", ln.Addr().String(), 5*time.Second)
 		if err != nil {
 			return err
@@ -427,7 +404,7 @@ func TestKernelVXLAN(t *testing.T) {
 	if string(got) != string(want) {
 		t.Errorf("received %q, want %q", got, want)
 	}
-	do(t, nodes[0].path, func() error {
+	netnstest.Do(t, nodes[0].path, func() error {
 		mac, err := netns.MAC("flannel.1")
 		if err == nil && mac != nodes[0].mac {
 			err = fmt.Errorf("MAC %x, want %x", mac, nodes[0].mac)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vswitch/vswitch/netns"
+	"vswitch/vswitch/netns/netnstest"
 )
 
 const testProto = 86
@@ -28,7 +29,7 @@ func ipNet(s string) *net.IPNet {
 // tableOf lists the routes of all protocols to the test's ranges.
 func tableOf(t *testing.T, ns string) (rs []string) {
 	t.Helper()
-	do(t, ns, func() error {
+	netnstest.Do(t, ns, func() error {
 		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 			list, err := netlink.RouteList(nil, family)
 			if err != nil {
@@ -51,8 +52,8 @@ func tableOf(t *testing.T, ns string) (rs []string) {
 }
 
 func TestSyncRoutes(t *testing.T) {
-	ns := newNS(t)
-	do(t, ns, func() error {
+	ns := netnstest.New(t)
+	netnstest.Do(t, ns, func() error {
 		if err := netns.AddVeth("net0", "peer", nil); err != nil {
 			return err
 		}
@@ -117,7 +118,7 @@ func TestSyncRoutes(t *testing.T) {
 		t.Run(step.name, func(t *testing.T) {
 			for range 2 { // the second time changes nothing
 				var err error
-				do(t, ns, func() error {
+				netnstest.Do(t, ns, func() error {
 					err = netns.SyncRoutes(testProto, step.want)
 					return nil
 				})
@@ -138,13 +139,13 @@ func TestSyncRoutes(t *testing.T) {
 }
 
 func TestForwards(t *testing.T) {
-	ns := newNS(t)
+	ns := netnstest.New(t)
 	for _, tt := range []struct {
 		v6   bool
 		name string
 	}{{false, "net.ipv4.ip_forward"}, {true, "net.ipv6.conf.all.forwarding"}} {
 		for _, value := range []string{"0", "1"} {
-			do(t, ns, func() error {
+			netnstest.Do(t, ns, func() error {
 				if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(tt.name, ".", "/"), []byte(value), 0); err != nil {
 					return err
 				}

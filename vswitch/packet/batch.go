@@ -30,9 +30,16 @@ type Batch struct {
 }
 
 // NewBatch returns an empty batch. Its arena lives outside the Go heap where
-// the system allows that. A batch is never given back.
+// the system allows that: only Close gives it back.
 func NewBatch() *Batch {
 	return &Batch{Buf: arena(ArenaSize), Packets: make([]Packet, 0, BatchSize)}
+}
+
+// Close gives the arena back. Neither the batch nor any frame of it can be used
+// after that.
+func (b *Batch) Close() {
+	release(b.Buf)
+	*b = Batch{}
 }
 
 // Reset forgets all packets. The first buffers are used again first, while

@@ -172,7 +172,20 @@ func TestDgramPath(t *testing.T) {
 		second.Close()
 		t.Error("two ports share a path")
 	}
+	if second, err := port.ListenStream(port.StreamConfig{Path: path}); err == nil {
+		second.Close()
+		t.Error("a stream port takes the path of datagrams")
+	}
 	first.Close()
+	stream, err := port.ListenStream(port.StreamConfig{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := port.OpenDgram(port.DgramConfig{Path: path}); err == nil {
+		second.Close()
+		t.Error("a datagram port takes the path of a stream")
+	}
+	stream.Close()
 	if _, err := os.Lstat(path); err == nil {
 		t.Error("the socket is there after Close")
 	}

@@ -51,7 +51,7 @@ type Dgram struct {
 // packets are dropped as TxDown. The port lives until Close, however often the
 // machine is restarted.
 func OpenDgram(cfg DgramConfig) (*Dgram, error) {
-	if err := removeStale("unixgram", cfg.Path); err != nil {
+	if err := removeStale(cfg.Path); err != nil {
 		return nil, fmt.Errorf("datagram port: %w", err)
 	}
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: cfg.Path, Net: "unixgram"})

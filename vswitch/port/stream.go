@@ -39,7 +39,7 @@ type Stream struct {
 // machine is restarted it may connect again; the newest connection is the one
 // that counts. While nobody is connected, packets are dropped as TxDown.
 func ListenStream(cfg StreamConfig) (*Stream, error) {
-	if err := removeStale("unix", cfg.Path); err != nil {
+	if err := removeStale(cfg.Path); err != nil {
 		return nil, fmt.Errorf("stream port: %w", err)
 	}
 	l, err := net.Listen("unix", cfg.Path)

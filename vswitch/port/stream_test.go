@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -182,6 +183,47 @@ func TestStreamRestart(t *testing.T) {
 			t.Fatalf("the machine got %v, %d bytes; want a frame of 1000", ok, len(f.Data))
 		}
 		old.Close()
+	}
+}
+
+// TestStreamStays: whoever wants the path of another port leaves its machine alone.
+func TestStreamStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "vm.sock")
+	first, err := port.ListenStream(port.StreamConfig{Path: path, MTU: 1500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	machine, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer machine.Close()
+	// It has been accepted once its frame was read.
+	frame := make([]byte, 4+64)
+	frame[3] = 64
+	if _, err := machine.Write(frame); err != nil {
+		t.Fatal(err)
+	}
+	b := packet.NewBatch()
+	defer b.Close()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		if n, _ := first.Read(b, packet.BatchSize); n > 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the frame does not come")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	for range 3 {
+		if _, err := port.ListenStream(port.StreamConfig{Path: path, MTU: 1500}); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+			t.Fatalf("a second port on the path: %v", err)
+		}
+	}
+	_ = machine.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := machine.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the machine's connection: %v, want it to go on", err)
 	}
 }
 

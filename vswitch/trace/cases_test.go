@@ -13,19 +13,39 @@ import (
 // skips the test where it is not at hand.
 func cases(t *testing.T, name string, v any) {
 	t.Helper()
-	dir := os.Getenv("VSWITCH_CASES")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "..", "shared", "cases")
-	}
+	dir := casesDir(t)
 	data, err := os.ReadFile(filepath.Join(dir, name))
-	if os.IsNotExist(err) {
-		t.Skipf("%s is not at hand; VSWITCH_CASES names its directory", name)
+	if os.IsNotExist(err) && os.Getenv("VSWITCH_CASES") == "" {
+		t.Skipf("there is no %s in %s; VSWITCH_CASES may name another directory", name, dir)
 	}
 	if err == nil {
 		err = json.Unmarshal(data, v)
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// casesDir returns where expected behaviour is found: shared/cases beside the
+// module's root directory, or what VSWITCH_CASES says.
+func casesDir(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("VSWITCH_CASES"); dir != "" {
+		return dir
+	}
+	root, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+			return filepath.Join(filepath.Dir(root), "shared", "cases")
+		}
+		up := filepath.Dir(root)
+		if up == root {
+			t.Fatal("no go.mod here or above")
+		}
+		root = up
 	}
 }
 

@@ -2,7 +2,7 @@
 // user: it runs the test binary again as root of a new user namespace, with a
 // network and mounts of its own, so that nothing of the machine is touched.
 //
-// It is for TestMain functions only.
+// It is for tests only.
 package netnstest
 
 import (
@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -58,6 +59,30 @@ func Need(t testing.TB) {
 		t.Fatalf("needs namespaces: %s", why)
 	default:
 		t.Skipf("needs namespaces: %s", why)
+	}
+}
+
+// New returns the path of a new namespace that ends with the test.
+func New(t testing.TB) string {
+	t.Helper()
+	Need(t)
+	path := filepath.Join(t.TempDir(), "ns")
+	if err := netns.New(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netns.Delete(path); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+// Do runs f in a namespace, and fails the test with its error.
+func Do(t testing.TB, path string, f func() error) {
+	t.Helper()
+	if err := netns.Do(path, f); err != nil {
+		t.Fatal(err)
 	}
 }
 
