@@ -204,8 +204,21 @@ func podOf(s *corev1.PodSpec) *cluster.Pod {
 
 var protocolNumbers = map[corev1.Protocol]uint8{corev1.ProtocolTCP: 6, corev1.ProtocolUDP: 17, corev1.ProtocolSCTP: 132}
 
+// protocolName is empty for a number that no port has.
+func protocolName(number uint8) corev1.Protocol {
+	for name, n := range protocolNumbers {
+		if n == number {
+			return name
+		}
+	}
+	return ""
+}
+
 func toContainer(c *corev1.Container) cluster.Container {
-	out := cluster.Container{Name: c.Name, Image: c.Image, WorkingDir: c.WorkingDir}
+	out := cluster.Container{
+		Name: c.Name, Image: c.Image, WorkingDir: c.WorkingDir,
+		Startup: toProbe(c.StartupProbe), Liveness: toProbe(c.LivenessProbe), Readiness: toProbe(c.ReadinessProbe), PreStop: toPreStop(c.Lifecycle),
+	}
 	if len(c.Command) > 0 {
 		out.Command = append(append([]string{}, c.Command...), c.Args...)
 	}
@@ -276,7 +289,13 @@ func (l *loader) generateName(kind cluster.Kind, m *metav1.ObjectMeta, o any) {
 	for taken := true; taken; {
 		h.Write([]byte{1})
 		suffix := rand.SafeEncodeString(strconv.FormatUint(h.Sum64()|1<<63, 10))
-		m.Name = m.GenerateName[:min(len(m.GenerateName), 248)] + suffix[len(suffix)-5:]
+		m.Name = generated(m.GenerateName, suffix[len(suffix)-5:])
 		_, taken = l.first[cluster.Ref{Kind: kind, Key: cluster.Key{Namespace: m.Namespace, Name: m.Name}}]
 	}
+}
+
+// generated is a name that has prefix as far as there is room: 63 letters in
+// all, as the API server leaves it (apiserver/pkg/storage/names).
+func generated(prefix, suffix string) string {
+	return prefix[:min(len(prefix), 63-len(suffix))] + suffix
 }
