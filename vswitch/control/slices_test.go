@@ -469,8 +469,8 @@ func TestMirror(t *testing.T) {
 		t.Errorf("without a service: %s", got)
 	}
 	apply(t, c, objects(service("db")))
-	want := "endpointslicemirroring-controller.k8s.io v x/db IPv4 5432 192.0.2.1true 192.0.2.2true 192.0.2.3false\n" +
-		"endpointslicemirroring-controller.k8s.io v x/db IPv6 5432 2001:db8::1true"
+	want := "endpointslicemirroring-controller.k8s.io v x/db IPv4 5432 192.0.2.1 true 192.0.2.2 true 192.0.2.3 false\n" +
+		"endpointslicemirroring-controller.k8s.io v x/db IPv6 5432 2001:db8::1 true"
 	if got := show(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
