@@ -96,11 +96,11 @@ func (c *Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	lists := []struct {
-		name     string
-		cidrs    []netip.Prefix
-		optional bool
-	}{{"cluster-cidr", c.ClusterCIDRs, false}, {"node-cidr", c.NodeCIDRs, false},
-		{"service-cidr", c.ServiceCIDRs, true}, {"load-balancer-cidr", c.LoadBalancerCIDRs, true}}
+		name, users string
+		cidrs       []netip.Prefix
+		optional    bool
+	}{{"cluster-cidr", "pods", c.ClusterCIDRs, false}, {"node-cidr", "nodes", c.NodeCIDRs, false},
+		{"service-cidr", "services", c.ServiceCIDRs, true}, {"load-balancer-cidr", "load balancers", c.LoadBalancerCIDRs, true}}
 	for i, list := range lists {
 		var families [2]bool
 		for _, p := range list.cidrs {
@@ -119,7 +119,7 @@ func (c *Config) Validate() error {
 			for _, other := range lists[:i] {
 				for _, o := range other.cidrs {
 					if o.Overlaps(p) {
-						bad("%s: %s overlaps %s of %s; choose another", list.name, p, o, other.name)
+						bad("%s: %s overlaps %s, which is for %s", list.name, p, o, other.users)
 					}
 				}
 			}

@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"log/slog"
-	"slices"
 
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
@@ -19,12 +18,8 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 	if len(o.NodeCIDRs) > 0 {
 		cfg.NodeCIDRs = o.NodeCIDRs
 	}
-	for _, p := range o.ServiceCIDRs {
-		for _, other := range slices.Concat(cfg.ClusterCIDRs, cfg.NodeCIDRs) {
-			if p.Overlaps(other) {
-				return nil, failure(ErrInput, "service-cidr: %s overlaps %s, which is for pods or nodes", p, other)
-			}
-		}
+	if len(o.ServiceCIDRs) > 0 {
+		cfg.ServiceCIDRs = o.ServiceCIDRs
 	}
 	c, err := control.New(store, cfg)
 	if err != nil {
