@@ -195,13 +195,12 @@ func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) 
 	if !namesNodes(objects) {
 		cfg.Nodes = defaultNodes
 	}
+	cfg.ServiceCIDRs = services.CIDRs
 	state, err := control.Static(cfg, objects)
-	if err == nil && len(o.services.cidrs) > 0 {
-		err = checkServiceCIDRs(services.CIDRs, &cfg)
-	}
 	if err != nil {
 		return nil, nil, bad(err)
 	}
+	services.CIDRs = cfg.ServiceRanges()
 	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, Services: services, Inline: true})
 	if err != nil {
 		return nil, nil, err
@@ -211,27 +210,14 @@ func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) 
 
 // namesNodes reports whether the manifests say which nodes there are.
 func namesNodes(o *cluster.Objects) bool {
-	return len(o.Nodes) > 0 || slices.ContainsFunc(o.Pods, func(p *cluster.Pod) bool { return p.Node != "" })
-}
-
-// checkServiceCIDRs checks the ranges of services as control checks the others.
-func checkServiceCIDRs(services []netip.Prefix, cfg *control.Config) error {
-	for i, s := range services {
-		if s != s.Masked() {
-			return fmt.Errorf("--service-cidr: %s is not a range; did you mean %s?", s, s.Masked())
-		}
-		for _, o := range services[:i] {
-			if o.Addr().Is4() == s.Addr().Is4() {
-				return fmt.Errorf("--service-cidr: %s is a second range of one family; give at most one per family", s)
-			}
-		}
-		for _, o := range slices.Concat(cfg.ClusterCIDRs, cfg.NodeCIDRs) {
-			if o.Overlaps(s) {
-				return fmt.Errorf("--service-cidr: %s overlaps %s of pods or nodes", s, o)
-			}
-		}
-	}
-	return nil
+	onNode := func(e cluster.Endpoint) bool { return e.Node != "" }
+	return len(o.Nodes) > 0 || slices.ContainsFunc(o.Pods, func(p *cluster.Pod) bool { return p.Node != "" }) ||
+		slices.ContainsFunc(o.EndpointSlices, func(v *cluster.EndpointSlice) bool { return slices.ContainsFunc(v.Endpoints, onNode) }) ||
+		slices.ContainsFunc(o.Endpoints, func(v *cluster.Endpoints) bool {
+			return slices.ContainsFunc(v.Subsets, func(s cluster.EndpointSubset) bool {
+				return slices.ContainsFunc(s.Ready, onNode) || slices.ContainsFunc(s.NotReady, onNode)
+			})
+		})
 }
 
 // runningNodes asks the nodes of the running cluster.

@@ -54,6 +54,48 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
+func TestServiceConflicts(t *testing.T) {
+	addr := func(s ...string) (out []netip.Addr) {
+		for _, a := range s {
+			out = append(out, netip.MustParseAddr(a))
+		}
+		return out
+	}
+	service := func(name string, t ServiceType, ips []netip.Addr, ports ...ServicePort) *Service {
+		return &Service{Meta: Meta{Namespace: "x", Name: name}, Type: t, ClusterIPs: ips, Ports: ports}
+	}
+	checked := service("g", ServiceLoadBalancer, nil, ServicePort{Protocol: 17, NodePort: 30005})
+	checked.HealthCheckPort = 30005 // another protocol
+	again := service("h", ServiceLoadBalancer, nil, ServicePort{Protocol: 6, NodePort: 30004})
+	again.HealthCheckPort = 30005
+	outside := service("i", ServiceClusterIP, nil)
+	outside.ExternalIPs, outside.Ingress = addr("10.96.0.1"), []LBIngress{{IP: addr("10.96.0.2")[0]}}
+	got := ServiceConflicts([]*Service{
+		service("a", ServiceClusterIP, addr("10.96.0.1", "fd00::1")),
+		service("b", ServiceClusterIP, addr("fd00::2", "10.96.0.1")),
+		service("c", ServiceNodePort, addr("fd00::1"), ServicePort{Protocol: 6, NodePort: 30001}, ServicePort{Protocol: 6}),
+		service("d", ServiceNodePort, nil, ServicePort{Protocol: 17, NodePort: 30001}, ServicePort{Protocol: 6}),
+		service("e", ServiceLoadBalancer, nil, ServicePort{Protocol: 17, NodePort: 30002}, ServicePort{Protocol: 6, NodePort: 30001}),
+		service("f", ServiceClusterIP, nil, ServicePort{Protocol: 6, NodePort: 30001}), // not in effect
+		checked, again, outside,
+		service("j", ServiceNodePort, nil, ServicePort{Protocol: 6, NodePort: 30009}, ServicePort{Protocol: 6, NodePort: 30009}),
+	})
+	want := []string{
+		"Service x/b: spec.clusterIPs[1]: 10.96.0.1 is also the cluster IP of Service x/a",
+		"Service x/c: spec.clusterIP: fd00::1 is also the cluster IP of Service x/a",
+		"Service x/e: spec.ports[1].nodePort: 30001 is also a node port of Service x/c",
+		"Service x/h: spec.healthCheckNodePort: 30005 is also a node port of Service x/g",
+		"Service x/j: spec.ports[1].nodePort: 30009 is given twice",
+	}
+	var lines []string
+	for _, c := range got {
+		lines = append(lines, fmt.Sprintf("%s: %s: %s", c.Ref, c.Field, c.Message))
+	}
+	if !slices.Equal(lines, want) {
+		t.Errorf("got %q\nwant %q", lines, want)
+	}
+}
+
 func TestParseKind(t *testing.T) {
 	for name, want := range map[string]Kind{"po": KindPod, "Pods": KindPod, "deployment.apps": KindDeployment, "ns": KindNamespace, "no": KindNode} {
 		if k, ok := ParseKind(name); !ok || k != want {

@@ -73,6 +73,15 @@ func (a *applying) all(o *cluster.Objects) {
 	for _, p := range o.Pods {
 		a.pod(p)
 	}
+	for _, v := range o.Services {
+		a.service(v)
+	}
+	for _, v := range o.EndpointSlices {
+		a.endpointSlice(v)
+	}
+	for _, v := range o.Endpoints {
+		a.endpoints(v)
+	}
 	a.defaultNodes()
 	a.checkNodes(o)
 }

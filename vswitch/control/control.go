@@ -1,8 +1,9 @@
 // Package control decides what a cluster without a Kubernetes API server looks
 // like. It is the one writer of desired state: it takes objects from apply and
-// delete, gives nodes their ranges and addresses, pods their nodes and
-// Deployments their replicas, and writes all of it into a cluster.Store, from
-// which whoever runs the nodes and pods reads. What runs is reported through
+// delete, gives nodes their ranges and addresses, pods their nodes,
+// Deployments their replicas, and services their addresses, ports and
+// EndpointSlices, and writes all of it into a cluster.Store, from which
+// whoever runs the nodes and pods reads. What runs is reported through
 // the same Store (cluster.Local), and a Controller answers to it.
 //
 // What was decided stays the same over restarts: decisions follow from names
@@ -44,6 +45,17 @@ type Config struct {
 	NodeMask4, NodeMask6 int
 	// NodeCIDRs are where nodes without addresses get them, at most one per family.
 	NodeCIDRs []netip.Prefix
+	// ServiceCIDRs are where services get their cluster IPs, at most one per
+	// family; the family of the first is that of services that name none. Nil:
+	// 10.96.0.0/16 and fd00:10:96::/112, as far as they overlap no other
+	// range; empty: nowhere. ServiceRanges says which.
+	ServiceCIDRs []netip.Prefix
+	// LoadBalancerCIDRs are where load balancers get addresses, at most one
+	// per family. Nil: 172.30.0.0/24 and fd00:10:30::/112, as far as they
+	// overlap no other range; empty: nowhere. LoadBalancerRanges says which.
+	LoadBalancerCIDRs []netip.Prefix
+	// NodePorts are the ports of nodes that services may have.
+	NodePorts PortRange
 	// Nodes is how many nodes (node1, node2 and so on) the first Apply makes
 	// if nobody applied a Node.
 	Nodes int
@@ -60,6 +72,13 @@ type Config struct {
 	Log   *slog.Logger
 }
 
+// PortRange is the ports from First to Last, both included.
+type PortRange struct{ First, Last uint16 }
+
+// LoadBalancerClass is the class (spec.loadBalancerClass) of services that get
+// their addresses here; so do those that name no class.
+const LoadBalancerClass = "vswitch"
+
 // Default returns the configuration of a small dual-stack cluster without nodes.
 func Default() Config {
 	p := netip.MustParsePrefix
@@ -67,6 +86,7 @@ func Default() Config {
 		ClusterCIDRs: []netip.Prefix{p("10.244.0.0/16"), p("fd00:10:244::/56")},
 		NodeMask4:    24, NodeMask6: 64,
 		NodeCIDRs:    []netip.Prefix{p("172.29.0.0/16"), p("fd00:10:29::/64")},
+		NodePorts:    PortRange{30000, 32767},
 		StartupGrace: 30 * time.Second,
 	}
 }
@@ -75,10 +95,13 @@ func Default() Config {
 func (c *Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	for _, list := range []struct {
-		name  string
-		cidrs []netip.Prefix
-	}{{"cluster-cidr", c.ClusterCIDRs}, {"node-cidr", c.NodeCIDRs}} {
+	lists := []struct {
+		name, users string
+		cidrs       []netip.Prefix
+		optional    bool
+	}{{"cluster-cidr", "pods", c.ClusterCIDRs, false}, {"node-cidr", "nodes", c.NodeCIDRs, false},
+		{"service-cidr", "services", c.ServiceCIDRs, true}, {"load-balancer-cidr", "load balancers", c.LoadBalancerCIDRs, true}}
+	for i, list := range lists {
 		var families [2]bool
 		for _, p := range list.cidrs {
 			if !p.IsValid() || p != p.Masked() {
@@ -89,19 +112,29 @@ func (c *Config) Validate() error {
 			}
 			families[family(p.Addr())] = true
 		}
-		if len(list.cidrs) == 0 {
+		if len(list.cidrs) == 0 && !list.optional {
 			bad("%s: give at least one range", list.name)
+		}
+		for _, p := range list.cidrs {
+			for _, other := range lists[:i] {
+				for _, o := range other.cidrs {
+					if o.Overlaps(p) {
+						bad("%s: %s overlaps %s, which is for %s", list.name, p, o, other.users)
+					}
+				}
+			}
+			if list.optional && p.Bits() > p.Addr().BitLen()-2 {
+				bad("%s: %s is too small: at most /%d", list.name, p, p.Addr().BitLen()-2)
+			}
 		}
 	}
 	for _, p := range c.ClusterCIDRs {
 		if m := c.nodeMask(p); m < p.Bits() || m > p.Addr().BitLen()-2 {
 			bad("node mask: a /%d does not fit between the cluster's %s and a few addresses", m, p)
 		}
-		for _, n := range c.NodeCIDRs {
-			if n.Overlaps(p) {
-				bad("node-cidr: %s overlaps the cluster's %s", n, p)
-			}
-		}
+	}
+	if c.NodePorts.First == 0 || c.NodePorts.First > c.NodePorts.Last {
+		bad("node ports: %d-%d is not a range", c.NodePorts.First, c.NodePorts.Last)
 	}
 	if c.Nodes < 0 {
 		bad("nodes: %d is negative", c.Nodes)
@@ -154,7 +187,7 @@ func New(store *cluster.Store, cfg Config) (*Controller, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	c := &Controller{cfg: cfg, store: store, index: newIndex()}
+	c := &Controller{cfg: cfg, store: store, index: newIndex(&cfg)}
 	c.started = c.now()
 	var kept saved
 	if cfg.Dir != "" {
@@ -255,13 +288,14 @@ func (c *Controller) update(fn func(*step) error) error {
 		if err := fn(s); err != nil {
 			return err
 		}
-		if err := s.decide(); err != nil {
-			return err
+		err := s.decide()
+		if err == nil && c.journal != nil {
+			err = c.journal.write(before, tx.Own())
 		}
-		if c.journal == nil {
-			return nil
+		if err != nil {
+			c.index.recheck = true
 		}
-		return c.journal.write(before, tx.Own())
+		return err
 	})
 }
 
@@ -280,6 +314,21 @@ func (s *step) putNode(n *cluster.Node) {
 func (s *step) putPod(p *cluster.Pod) {
 	p.ResourceVersion = s.tx.Revision()
 	s.tx.PutPod(p)
+}
+
+func (s *step) putService(v *cluster.Service) {
+	v.ResourceVersion = s.tx.Revision()
+	s.tx.PutService(v)
+}
+
+func (s *step) putEndpointSlice(v *cluster.EndpointSlice) {
+	v.ResourceVersion = s.tx.Revision()
+	s.tx.PutEndpointSlice(v)
+}
+
+func (s *step) putEndpoints(v *cluster.Endpoints) {
+	v.ResourceVersion = s.tx.Revision()
+	s.tx.PutEndpoints(v)
 }
 
 func (s *step) putDeployment(d *cluster.Deployment) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -68,7 +69,8 @@ func deployment(name string, replicas int, image string) *cluster.Deployment {
 }
 
 func running(p *cluster.Pod, at time.Time) *cluster.Pod {
-	return &cluster.Pod{Meta: cluster.Meta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
+	h := hash(p.UID, p.Name)
+	return &cluster.Pod{Meta: cluster.Meta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}, IPs: []netip.Addr{netip.AddrFrom4([4]byte{10, byte(h), byte(h >> 8), byte(h >> 16)})},
 		Phase: cluster.PodRunning, Ready: true, ReadyAt: at, Started: at}
 }
 
@@ -96,6 +98,23 @@ func desired(s *cluster.State) *cluster.Objects {
 			o.Pods = append(o.Pods, &q)
 		}
 	}
+	for v := range s.Services.All() {
+		w := *v
+		w.ResourceVersion, w.Conditions = 0, nil
+		o.Services = append(o.Services, &w)
+	}
+	for v := range s.EndpointSlices.All() {
+		if !derived(v) {
+			w := *v
+			w.ResourceVersion = 0
+			o.EndpointSlices = append(o.EndpointSlices, &w)
+		}
+	}
+	for v := range s.Endpoints.All() {
+		w := *v
+		w.ResourceVersion = 0
+		o.Endpoints = append(o.Endpoints, &w)
+	}
 	return o
 }
 
@@ -116,7 +135,10 @@ func TestRolloutKeepsPromises(t *testing.T) {
 			d.MaxSurge = 1
 		}
 		d.MinReady = time.Duration(rng.IntN(3)) * time.Second
-		apply(t, c, &cluster.Objects{Deployments: []*cluster.Deployment{d}})
+		d.Template.Labels = map[string]string{"app": "web"}
+		web := &cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: "web"}, Selector: d.Template.Labels,
+			Ports: []cluster.ServicePort{{Protocol: 6, Port: 80}}}
+		apply(t, c, &cluster.Objects{Deployments: []*cluster.Deployment{d}, Services: []*cluster.Service{web}})
 		settle(t, c, &now, rng, nil)
 		for version := 1; version < 4; version++ {
 			next := *d
@@ -128,6 +150,15 @@ func TestRolloutKeepsPromises(t *testing.T) {
 					t.Fatalf("seed %d: %d pods, %d available; replicas %d, surge %d, unavailable %d",
 						seed, have, available, d.Replicas, d.MaxSurge, d.MaxUnavailable)
 				}
+				ready := 0
+				for e := range endpointsOfService(c.Store().State(), web.Key()) {
+					if e.Ready {
+						ready++
+					}
+				}
+				if ready < d.Replicas-d.MaxUnavailable {
+					t.Fatalf("seed %d: %d endpoints are ready; replicas %d, unavailable %d", seed, ready, d.Replicas, d.MaxUnavailable)
+				}
 			})
 			for p := range c.Store().State().Pods.All() {
 				if p.Containers[0].Image != fmt.Sprint("v", version) {
@@ -136,6 +167,18 @@ func TestRolloutKeepsPromises(t *testing.T) {
 			}
 			if have, available := count(c, d, now); have != d.Replicas || available != d.Replicas {
 				t.Fatalf("seed %d: %d pods, %d available, want %d", seed, have, available, d.Replicas)
+			}
+		}
+	}
+}
+
+func endpointsOfService(s *cluster.State, k cluster.Key) iter.Seq[*cluster.Endpoint] {
+	return func(yield func(*cluster.Endpoint) bool) {
+		for v := range s.EndpointSlices.In(k.Namespace) {
+			for i := range v.Endpoints {
+				if v.Service() == k && !yield(&v.Endpoints[i]) {
+					return
+				}
 			}
 		}
 	}

@@ -67,6 +67,24 @@ func (s *step) remove(r cluster.Ref) error {
 			s.tx.DeleteDeployment(r.Key)
 			return nil
 		}
+	case cluster.KindService:
+		if own.Service(r.Key) != nil {
+			s.tx.DeleteService(r.Key)
+			return nil
+		}
+	case cluster.KindEndpointSlice:
+		if v := own.EndpointSlices.Get(r.Key); v != nil {
+			s.tx.DeleteEndpointSlice(r.Key)
+			if derived(v) { // it comes back as its service needs it
+				s.index.fan.whole[v.Service()] = true
+			}
+			return nil
+		}
+	case cluster.KindEndpoints:
+		if own.Endpoints.Get(r.Key) != nil {
+			s.tx.DeleteEndpoints(r.Key)
+			return nil
+		}
 	default:
 		return fmt.Errorf("%w: kind %q is not handled", ErrNotFound, r.Kind)
 	}
@@ -102,6 +120,17 @@ func (a *applying) prune(o *cluster.Objects) {
 		if p.Owner.Name == "" && p.Deleted.IsZero() {
 			all.Pods = append(all.Pods, p)
 		}
+	}
+	for v := range own.Services.All() {
+		all.Services = append(all.Services, v)
+	}
+	for v := range own.EndpointSlices.All() {
+		if !derived(v) {
+			all.EndpointSlices = append(all.EndpointSlices, v)
+		}
+	}
+	for v := range own.Endpoints.All() {
+		all.Endpoints = append(all.Endpoints, v)
 	}
 	for _, r := range all.Refs() {
 		if !keep[r] && a.remove(r) == nil {

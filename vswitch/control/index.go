@@ -1,6 +1,7 @@
 package control
 
 import (
+	"iter"
 	"maps"
 	"slices"
 	"time"
@@ -19,12 +20,17 @@ type index struct {
 	onNode  map[string]*load                     // pods by node
 	pending map[cluster.Key]bool                 // pods without a node
 	reached map[string]bool                      // nodes that have been ready once
+	claims  *claims                              // addresses and ports of services
+	fan     *fanout                              // services' pods and slices
+	wanting map[cluster.Key]bool                 // services that wait for something to become free
 
 	// What is to be looked at, and is then cleared.
 	dirty      map[cluster.Key]bool // Deployments
 	namespaces map[string]bool      // in which something came or went
 	nodes      bool                 // nodes came, went, or changed
 	names      map[string]bool      // nodes that pods are on
+	services   map[cluster.Key]bool // which may lack an address or a port
+	recheck    bool                 // what was decided for services was not kept
 
 	// What is to be looked at by time alone.
 	due     map[cluster.Key]time.Time // Deployments
@@ -38,12 +44,13 @@ type load struct {
 	live int // those of them that are not being deleted
 }
 
-func newIndex() *index {
+func newIndex(cfg *Config) *index {
 	return &index{
 		state: &cluster.State{}, own: &cluster.State{},
 		owned: map[cluster.Key]map[cluster.Key]bool{}, onNode: map[string]*load{}, pending: map[cluster.Key]bool{},
 		reached: map[string]bool{}, dirty: map[cluster.Key]bool{}, namespaces: map[string]bool{}, names: map[string]bool{},
-		due: map[cluster.Key]time.Time{},
+		due: map[cluster.Key]time.Time{}, claims: newClaims(cfg), fan: newFanout(),
+		wanting: map[cluster.Key]bool{}, services: map[cluster.Key]bool{},
 	}
 }
 
@@ -77,7 +84,11 @@ func (x *index) follow(state, own *cluster.State) bool {
 		} else if c.New.Ready {
 			x.reached[c.New.Name] = true
 		}
+		if c.New != nil && (c.Old == nil || c.Old.Labels[cluster.LabelZone] != c.New.Labels[cluster.LabelZone] || !slices.Equal(c.Old.Addresses, c.New.Addresses)) {
+			x.touchPods(c.New.Name, own)
+		}
 	}
+	x.followServices(&changes)
 	for _, c := range changes.Namespaces {
 		for _, n := range []*cluster.Namespace{c.Old, c.New} {
 			if n != nil {
@@ -88,9 +99,61 @@ func (x *index) follow(state, own *cluster.State) bool {
 	return !changes.Empty()
 }
 
+// followServices takes in what changed of services and their endpoints.
+func (x *index) followServices(changes *cluster.Changes) {
+	for _, c := range changes.Services {
+		for _, v := range []*cluster.Service{c.Old, c.New} {
+			if v != nil {
+				x.services[v.Key()] = true
+				x.namespaces[v.Namespace] = true
+			}
+		}
+		x.fan.service(c)
+	}
+	for _, c := range changes.EndpointSlices {
+		x.fan.slice(c)
+		for _, v := range []*cluster.EndpointSlice{c.Old, c.New} {
+			if v != nil && !derived(v) {
+				x.namespaces[v.Namespace] = true
+			}
+		}
+	}
+	for _, c := range changes.Endpoints {
+		for _, v := range []*cluster.Endpoints{c.Old, c.New} {
+			if v != nil {
+				x.fan.whole[v.Key()] = true
+				x.namespaces[v.Namespace] = true
+			}
+		}
+	}
+	x.claims.follow(x.own.Services)
+	if x.claims.freed {
+		maps.Copy(x.services, x.wanting)
+		x.claims.freed = false
+	}
+	if x.recheck {
+		for v := range x.own.Services.All() {
+			x.services[v.Key()], x.fan.whole[v.Key()] = true, true
+		}
+		x.recheck = false
+	}
+}
+
+// touchPods notes that a node changed for the endpoints on it.
+func (x *index) touchPods(node string, own *cluster.State) {
+	if l := x.onNode[node]; l != nil {
+		for k := range l.pods {
+			if p := own.Pod(k); p != nil {
+				x.fan.touch(p)
+			}
+		}
+	}
+}
+
 // pod takes a pod in or out.
 func (x *index) pod(p *cluster.Pod, in bool) {
 	k := p.Key()
+	x.fan.pod(p, in)
 	x.namespaces[p.Namespace] = true
 	if p.Owner.Name != "" {
 		member(x.owned, p.Owner, k, in)
@@ -200,7 +263,7 @@ func (x *index) next() time.Time {
 }
 
 func (x *index) idle() bool {
-	return len(x.dirty)+len(x.namespaces)+len(x.names) == 0 && !x.nodes
+	return len(x.dirty)+len(x.namespaces)+len(x.names)+len(x.services) == 0 && !x.nodes && x.fan.idle()
 }
 
 func (s *step) pass() error {
@@ -221,6 +284,7 @@ func (s *step) pass() error {
 			s.rollout(k)
 		}
 		s.schedule()
+		s.serve()
 		return nil
 	}()
 	if err != nil { // it is to be looked at again
@@ -230,6 +294,16 @@ func (s *step) pass() error {
 		x.nodes = x.nodes || nodes
 	}
 	return err
+}
+
+// serve gives services what they lack, and derives their endpoints.
+func (s *step) serve() {
+	services := s.index.services
+	s.index.services = map[cluster.Key]bool{}
+	for _, k := range sorted(services) {
+		s.assign(k)
+	}
+	s.deriveAll()
 }
 
 // nodesOf makes the nodes that pods name.
@@ -269,6 +343,15 @@ func (s *step) namespace(name string) {
 		for d := range own.Deployments.In(name) {
 			s.tx.DeleteDeployment(d.Key())
 		}
+		for v := range own.Services.In(name) {
+			s.tx.DeleteService(v.Key())
+		}
+		for v := range own.EndpointSlices.In(name) {
+			s.tx.DeleteEndpointSlice(v.Key())
+		}
+		for v := range own.Endpoints.In(name) {
+			s.tx.DeleteEndpoints(v.Key())
+		}
 		for p := range own.Pods.In(name) {
 			s.endPod(p.Key())
 		}
@@ -278,11 +361,21 @@ func (s *step) namespace(name string) {
 	}
 }
 
+// isEmpty reports whether a namespace has nothing that somebody wrote, or that
+// has to end first.
 func (s *step) isEmpty(namespace string) bool {
-	for range s.tx.Own().Pods.In(namespace) {
-		return false
+	own := s.tx.Own()
+	for v := range own.EndpointSlices.In(namespace) {
+		if !derived(v) {
+			return false
+		}
 	}
-	for range s.tx.Own().Deployments.In(namespace) {
+	return none(own.Pods.In(namespace)) && none(own.Deployments.In(namespace)) &&
+		none(own.Services.In(namespace)) && none(own.Endpoints.In(namespace))
+}
+
+func none[T any](list iter.Seq[T]) bool {
+	for range list {
 		return false
 	}
 	return true

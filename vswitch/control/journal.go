@@ -149,6 +149,21 @@ func refs(o *cluster.Objects) func(func(cluster.Ref, any) bool) {
 				return
 			}
 		}
+		for _, v := range o.Services {
+			if !yield(cluster.Ref{Kind: cluster.KindService, Key: v.Key()}, v) {
+				return
+			}
+		}
+		for _, v := range o.EndpointSlices {
+			if !yield(cluster.Ref{Kind: cluster.KindEndpointSlice, Key: v.Key()}, v) {
+				return
+			}
+		}
+		for _, v := range o.Endpoints {
+			if !yield(cluster.Ref{Kind: cluster.KindEndpoints, Key: v.Key()}, v) {
+				return
+			}
+		}
 	}
 }
 
@@ -162,6 +177,12 @@ func add(o *cluster.Objects, v any) {
 		o.Deployments = append(o.Deployments, v)
 	case *cluster.Pod:
 		o.Pods = append(o.Pods, v)
+	case *cluster.Service:
+		o.Services = append(o.Services, v)
+	case *cluster.EndpointSlice:
+		o.EndpointSlices = append(o.EndpointSlices, v)
+	case *cluster.Endpoints:
+		o.Endpoints = append(o.Endpoints, v)
 	}
 }
 
@@ -244,6 +265,27 @@ func changesOf(before, after *cluster.State, s *saved) {
 		d.CurrentReplicas, d.UpdatedReplicas, d.ReadyReplicas, d.AvailableReplicas = 0, 0, 0, 0
 	})
 	s.Put.Pods = keep(d.Pods, cluster.KindPod, s, func(p *cluster.Pod) *cluster.Meta { return &p.Meta }, clearStatus)
+	s.Put.Services = keep(d.Services, cluster.KindService, s, func(v *cluster.Service) *cluster.Meta { return &v.Meta }, func(v *cluster.Service) {
+		v.Conditions = nil // the load balancer's addresses are kept: they were given out
+	})
+	s.Put.EndpointSlices = keep(writtenSlices(d.EndpointSlices), cluster.KindEndpointSlice, s, func(v *cluster.EndpointSlice) *cluster.Meta { return &v.Meta }, func(*cluster.EndpointSlice) {})
+	s.Put.Endpoints = keep(d.Endpoints, cluster.KindEndpoints, s, func(v *cluster.Endpoints) *cluster.Meta { return &v.Meta }, func(*cluster.Endpoints) {})
+}
+
+// writtenSlices leaves out slices that are derived: they are derived again.
+func writtenSlices(changes []cluster.Change[cluster.EndpointSlice]) (list []cluster.Change[cluster.EndpointSlice]) {
+	for _, c := range changes {
+		if c.Old != nil && derived(c.Old) {
+			c.Old = nil
+		}
+		if c.New != nil && derived(c.New) {
+			c.New = nil
+		}
+		if c.Old != nil || c.New != nil {
+			list = append(list, c)
+		}
+	}
+	return list
 }
 
 // keep returns the new objects, without status, whose kept part changed, and
@@ -285,5 +327,14 @@ func (s *step) load(kept *saved) {
 		if p.Deleted.IsZero() {
 			s.tx.PutPod(p)
 		}
+	}
+	for _, v := range kept.Put.Services {
+		s.tx.PutService(v)
+	}
+	for _, v := range kept.Put.EndpointSlices {
+		s.tx.PutEndpointSlice(v)
+	}
+	for _, v := range kept.Put.Endpoints {
+		s.tx.PutEndpoints(v)
 	}
 }

@@ -149,3 +149,6 @@ func TestJournalIsRewritten(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 }
+
+// openReadOnly returns the file in such a way that writes to it fail.
+func (j *journal) openReadOnly() (*os.File, error) { return os.Open(j.path) }

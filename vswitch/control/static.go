@@ -13,8 +13,10 @@ import (
 // want to look at it without running it. What objects say, status included, is
 // taken as given; what they leave out is decided as a Controller would: nodes
 // that pods name, their ranges and addresses, nodes for pods, replicas of
-// Deployments, and pods' addresses. A pod whose status is not given runs and
-// is ready. Nothing is kept, and the same objects always give the same State.
+// Deployments, pods' addresses, services' addresses and ports, and
+// EndpointSlices. A pod whose status is not given runs and is ready. An
+// endpoint on a node whose address is no pod's stands for a pod without
+// labels. Nothing is kept, and the same objects always give the same State.
 func Static(cfg Config, objects *cluster.Objects) (*cluster.State, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -29,7 +31,7 @@ func Static(cfg Config, objects *cluster.Objects) (*cluster.State, error) {
 		return fmt.Sprintf("00000000-0000-4000-8000-%012x", uids)
 	}
 	store := cluster.NewStore()
-	c := &Controller{cfg: cfg, store: store, index: newIndex()}
+	c := &Controller{cfg: cfg, store: store, index: newIndex(&cfg)}
 	err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 		// Objects without a time of their own are as old as the epoch.
 		s := &static{step: &step{c, tx, time.Unix(0, 0).UTC()}, given: map[string][]netip.Addr{}}
@@ -70,7 +72,11 @@ func (s *static) all(o *cluster.Objects) error {
 			s.given[p.Node] = append(s.given[p.Node], p.IPs...)
 		}
 	}
+	if err := s.services(o); err != nil {
+		return err
+	}
 	s.impliedNodes(o)
+	s.impliedPods(o)
 	if err := s.ranges(o); err != nil {
 		return err
 	}
@@ -86,6 +92,8 @@ func (s *static) all(o *cluster.Objects) error {
 		return err
 	}
 	s.count()
+	s.index.follow(s.tx.State(), s.tx.Own())
+	s.serve()
 	return nil
 }
 
@@ -110,6 +118,9 @@ func (s *static) impliedNodes(o *cluster.Objects) {
 	}
 	for _, p := range o.Pods {
 		add(p.Node, p.Source)
+	}
+	for e, m := range endpointsIn(o) {
+		add(e.Node, m.Source)
 	}
 	if len(o.Nodes) == 0 {
 		for i := range s.cfg.Nodes {
@@ -164,6 +175,15 @@ func (s *static) missingNamespaces() map[string]bool {
 	}
 	for d := range s.tx.Own().Deployments.All() {
 		missing[d.Namespace] = true
+	}
+	for v := range s.tx.Own().Services.All() {
+		missing[v.Namespace] = true
+	}
+	for v := range s.tx.Own().EndpointSlices.All() {
+		missing[v.Namespace] = true
+	}
+	for v := range s.tx.Own().Endpoints.All() {
+		missing[v.Namespace] = true
 	}
 	for n := range s.tx.Own().Namespaces.All() {
 		delete(missing, n.Name)

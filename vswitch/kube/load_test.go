@@ -201,3 +201,37 @@ func TestLoadPaths(t *testing.T) {
 		t.Errorf("nothing to load: %v, %v", o, err)
 	}
 }
+
+// TestGenerateName: the name is the same whenever the same is read, differs for
+// what differs, and is never longer than a label may be.
+func TestGenerateName(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	service := func(prefix, port string) string {
+		return "apiVersion: v1\nkind: Service\nmetadata: {generateName: " + prefix + "}\nspec: {ports: [{port: " + port + "}]}\n"
+	}
+	input := service("web-", "80") + "---\n" + service("web-", "80") + "---\n" + service("web-", "81") + "---\n" + service(long, "80")
+	names := func() (list []string) {
+		o, _, err := Parse("x", []byte(input))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range o.Services {
+			list = append(list, v.Name)
+		}
+		return list
+	}
+	got := names()
+	if d := cmp.Diff(got, names()); d != "" {
+		t.Errorf("read again: %s", d)
+	}
+	seen := map[string]bool{}
+	for i, n := range got {
+		if prefix := []string{"web-", "web-", "web-", long[:58]}[i]; seen[n] || !strings.HasPrefix(n, prefix) || len(n) != len(prefix)+5 {
+			t.Errorf("%q", got)
+		}
+		seen[n] = true
+	}
+	if _, _, err := Parse("x", []byte(service("Web_", "80"))); err == nil || !strings.Contains(err.Error(), "metadata.generateName") {
+		t.Errorf("a bad prefix: %v", err)
+	}
+}

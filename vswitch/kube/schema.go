@@ -91,7 +91,11 @@ func (s *schema) fit(path *field.Path, v any, t reflect.Type) (any, bool) {
 			return nil, false
 		}
 		for i := range list {
-			list[i], _ = s.fit(path.Index(i), list[i], t.Elem())
+			fitting, ok := s.fit(path.Index(i), list[i], t.Elem())
+			if !ok {
+				fitting = nil // the others keep their places
+			}
+			list[i] = fitting
 		}
 		return list, true
 	}

@@ -24,6 +24,9 @@ func validateMeta(m *metav1.ObjectMeta, namespaced bool, name apivalidation.Vali
 	given := *m
 	// Fields that an exported object carries, and that nobody reads here.
 	given.ManagedFields, given.OwnerReferences, given.Finalizers, given.Generation = nil, nil, nil, 0
+	if given.Name == "" && given.GenerateName != "" {
+		given.Name = generated(given.GenerateName, "00000") // the loader makes one
+	}
 	return apivalidation.ValidateObjectMeta(&given, namespaced, name, field.NewPath("metadata"))
 }
 

@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"log/slog"
-	"slices"
 
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
@@ -19,17 +18,12 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 	if len(o.NodeCIDRs) > 0 {
 		cfg.NodeCIDRs = o.NodeCIDRs
 	}
-	for _, p := range o.Config.Services.CIDRs {
-		for _, other := range slices.Concat(cfg.ClusterCIDRs, cfg.NodeCIDRs) {
-			if p.Overlaps(other) {
-				return nil, failure(ErrInput, "service-cidr: %s overlaps %s, which is for pods or nodes", p, other)
-			}
-		}
-	}
+	cfg.ServiceCIDRs = o.Config.Services.CIDRs
 	c, err := control.New(store, cfg)
 	if err != nil {
 		return nil, failure(ErrInput, "%v", err)
 	}
+	o.Config.Services.CIDRs = cfg.ServiceRanges()
 	objects := o.Objects
 	if objects == nil {
 		objects = &cluster.Objects{}

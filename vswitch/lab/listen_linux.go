@@ -161,6 +161,15 @@ func (s *supervisor) serveState(w http.ResponseWriter, r *http.Request) {
 	for o := range state.Deployments.All() {
 		out.Deployments = append(out.Deployments, o)
 	}
+	for o := range state.Services.All() {
+		out.Services = append(out.Services, o)
+	}
+	for o := range state.EndpointSlices.All() {
+		out.EndpointSlices = append(out.EndpointSlices, o)
+	}
+	for o := range state.Endpoints.All() {
+		out.Endpoints = append(out.Endpoints, o)
+	}
 	answer(w, out, nil)
 }
 

@@ -1,0 +1,233 @@
+package control
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"vswitch/vswitch/cluster"
+)
+
+// Conditions of a Service. One is there while it is not so, and gone when all
+// is well.
+const (
+	// conditionAllocated: it has its cluster IPs and node ports.
+	conditionAllocated = "Allocated"
+	// conditionBalancer: it has its load balancer's addresses.
+	conditionBalancer = "LoadBalancer"
+	// conditionTargetPorts: its pods have the ports that it names.
+	conditionTargetPorts = "TargetPorts"
+)
+
+// lack is why a condition is not so.
+type lack struct{ reason, message string }
+
+// Reasons that pass when somebody gives something back.
+const (
+	exhausted = "Exhausted"
+	taken     = "Taken"
+)
+
+func (l *lack) passes() bool { return l != nil && (l.reason == exhausted || l.reason == taken) }
+
+// assign gives a service what it lacks and can have: cluster IPs, node ports,
+// load balancer addresses. It gives up what the service has no right to any
+// more. What cannot be had becomes a condition, and is tried again when some
+// service gives something back.
+func (s *step) assign(k cluster.Key) {
+	x := s.index
+	delete(x.wanting, k)
+	own := s.tx.Own().Service(k)
+	if own == nil {
+		return
+	}
+	x.claims.follow(s.tx.Own().Services)
+	v := *own
+	v.Ports, v.ClusterIPs, v.Ingress = slices.Clone(own.Ports), slices.Clip(own.ClusterIPs), slices.Clone(own.Ingress)
+	allocated := x.claims.assignIPs(&v)
+	if l := x.claims.assignPorts(&v); allocated == nil {
+		allocated = l
+	}
+	balancer := x.claims.assignBalancer(&v)
+	if allocated.passes() || balancer.passes() {
+		x.wanting[k] = true
+	}
+	s.setCondition(&v, conditionAllocated, allocated)
+	s.setCondition(&v, conditionBalancer, balancer)
+	if !same(&v, own, func(v *cluster.Service) *string { return &v.Source }) {
+		s.putService(&v)
+	}
+}
+
+// assignIPs fills in v.ClusterIPs as far as it can.
+func (c *claims) assignIPs(v *cluster.Service) *lack {
+	if v.Headless || !hasClusterIP(v) {
+		return nil
+	}
+	for i := len(v.ClusterIPs); i < len(v.IPFamilies); i++ {
+		f := v.IPFamilies[i]
+		l := c.clusterIPs[f]
+		if l == nil {
+			return &lack{"NoRange", fmt.Sprintf("there is no range of %s for services", f)}
+		}
+		n := uint64(0)
+		if !c.full(l) {
+			n = l.pick(hash("cluster-ip", v.Namespace, v.Name, f), func(n uint64) bool { _, owned := c.addresses[l.addr(n)]; return !owned })
+		}
+		if n == 0 {
+			return &lack{exhausted, fmt.Sprintf("no address is free in %s; delete services, or give the cluster a larger range (--service-cidr)", l.prefix)}
+		}
+		v.ClusterIPs = append(v.ClusterIPs, l.addr(n))
+	}
+	return nil
+}
+
+// assignPorts fills in the node ports of v. Ports of one number, but of
+// different protocols, share one (initNodePorts in
+// pkg/registry/core/service/storage/alloc.go).
+func (c *claims) assignPorts(v *cluster.Service) (missing *lack) {
+	mine := map[uint16]bool{}
+	for _, n := range nodePortsOf(v) {
+		mine[n] = true
+	}
+	get := func(what ...any) uint16 {
+		n := uint64(0)
+		if !c.full(c.nodePorts) {
+			n = c.nodePorts.pick(hash(append([]any{"node-port", v.Namespace, v.Name}, what...)...), func(n uint64) bool {
+				_, owned := c.ports[c.nodePorts.port(n)]
+				return !owned && !mine[c.nodePorts.port(n)]
+			})
+		}
+		if n == 0 {
+			missing = &lack{exhausted, fmt.Sprintf("none of the node ports %d-%d is free; delete services, or make some of type ClusterIP",
+				c.nodePorts.first, c.nodePorts.port(c.nodePorts.size))}
+			return 0
+		}
+		mine[c.nodePorts.port(n)] = true
+		return c.nodePorts.port(n)
+	}
+	if hasNodePorts(v) && !(v.Type == cluster.ServiceLoadBalancer && v.NoNodePorts) {
+		for i := range v.Ports {
+			if p := &v.Ports[i]; p.NodePort == 0 {
+				if p.NodePort = shared(v, i); p.NodePort == 0 {
+					p.NodePort = get(p.Port)
+				}
+			}
+		}
+	}
+	if hasHealthCheck(v) && v.HealthCheckPort == 0 {
+		v.HealthCheckPort = get("health")
+	}
+	return missing
+}
+
+// shared returns the node port of another of v's ports that the i-th may have,
+// too, or 0.
+func shared(v *cluster.Service, i int) uint16 {
+	p := &v.Ports[i]
+	for j := range v.Ports {
+		other := &v.Ports[j]
+		if other.Port != p.Port || other.Protocol == p.Protocol || other.NodePort == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(v.Ports, func(q cluster.ServicePort) bool { return q.Protocol == p.Protocol && q.NodePort == other.NodePort }) {
+			return other.NodePort
+		}
+	}
+	return 0
+}
+
+// assignBalancer fills in v.Ingress, one address for each family.
+func (c *claims) assignBalancer(v *cluster.Service) *lack {
+	if v.Type != cluster.ServiceLoadBalancer {
+		v.Ingress = nil
+		return nil
+	}
+	if c.lenient && len(v.Ingress) > 0 {
+		return nil
+	}
+	if !balanced(v) {
+		if len(v.Ingress) > 0 { // somebody else gave it
+			return nil
+		}
+		return &lack{"OtherClass", fmt.Sprintf("loadBalancerClass %q is nobody's here; leave it out, or use %q", v.LoadBalancerClass, LoadBalancerClass)}
+	}
+	var missing []string
+	reason := ""
+	for _, f := range v.IPFamilies {
+		if why, text := c.balancerIP(v, f); why != "" {
+			if reason != exhausted && reason != taken {
+				reason = why
+			}
+			missing = append(missing, text)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &lack{reason, strings.Join(missing, "; ")}
+}
+
+// balancerIP gives v an address of a family, or says why it has none, or not
+// the one that it asks for.
+func (c *claims) balancerIP(v *cluster.Service, f cluster.IPFamily) (reason, message string) {
+	at := slices.IndexFunc(v.Ingress, func(g cluster.LBIngress) bool { return g.IP.IsValid() && cluster.FamilyOf(g.IP) == f })
+	put := func(a netip.Addr) {
+		switch {
+		case at >= 0:
+			v.Ingress[at].IP = a
+		case f == v.IPFamilies[0]:
+			v.Ingress = slices.Insert(v.Ingress, 0, cluster.LBIngress{IP: a})
+		default:
+			v.Ingress = append(v.Ingress, cluster.LBIngress{IP: a})
+		}
+	}
+	l := c.balancerIPs[f]
+	if wish := v.LoadBalancerIP; wish.IsValid() && cluster.FamilyOf(wish) == f {
+		if at >= 0 && v.Ingress[at].IP == wish {
+			return "", ""
+		}
+		if l == nil || !l.holds(wish) {
+			return "OutsidePool", fmt.Sprintf("loadBalancerIP %s is no address of the load balancers' %s", wish, rangeText(c.balancerIPs))
+		}
+		if owner, owned := c.balancers[wish]; owned {
+			return taken, fmt.Sprintf("loadBalancerIP %s is the address of Service %s", wish, owner)
+		}
+		put(wish)
+		return "", ""
+	}
+	if at >= 0 {
+		return "", ""
+	}
+	if l == nil {
+		return "NoRange", fmt.Sprintf("there is no range of %s for load balancers", f)
+	}
+	n := uint64(0)
+	if !c.full(l) {
+		n = l.pick(hash("load-balancer", v.Namespace, v.Name, f), func(n uint64) bool { _, owned := c.balancers[l.addr(n)]; return !owned })
+	}
+	if n == 0 {
+		return exhausted, fmt.Sprintf("no address is free in %s; delete load balancers, or give the cluster a larger range", l.prefix)
+	}
+	put(l.addr(n))
+	return "", ""
+}
+
+// setCondition says that a condition is not so, or with a nil lack, drops it.
+func (s *step) setCondition(v *cluster.Service, kind string, l *lack) {
+	at := slices.IndexFunc(v.Conditions, func(c cluster.Condition) bool { return c.Type == kind })
+	switch {
+	case l == nil && at < 0:
+	case l == nil:
+		v.Conditions = slices.Delete(slices.Clone(v.Conditions), at, at+1)
+		if len(v.Conditions) == 0 {
+			v.Conditions = nil
+		}
+	case at < 0:
+		v.Conditions = append(slices.Clone(v.Conditions), cluster.Condition{Type: kind, Reason: l.reason, Message: l.message, Since: s.now})
+	case v.Conditions[at].Reason != l.reason || v.Conditions[at].Message != l.message:
+		v.Conditions = slices.Clone(v.Conditions)
+		v.Conditions[at].Reason, v.Conditions[at].Message = l.reason, l.message
+	}
+}
