@@ -24,11 +24,9 @@ func toMeta(m *metav1.ObjectMeta, desired any) cluster.Meta {
 		Namespace: m.Namespace, Name: m.Name, UID: string(m.UID), ResourceVersion: rv,
 		Generation: m.Generation, Labels: m.Labels, Annotations: withoutLastApplied(m.Annotations),
 	}
-	if !m.CreationTimestamp.IsZero() {
-		meta.Created = m.CreationTimestamp.UTC()
-	}
+	meta.Created = utc(m.CreationTimestamp)
 	if m.DeletionTimestamp != nil {
-		meta.Deleted = m.DeletionTimestamp.UTC()
+		meta.Deleted = utc(*m.DeletionTimestamp)
 	}
 	// What was decoded from JSON can be written as JSON. Keys come out sorted,
 	// so equal objects have equal manifests.
@@ -65,6 +63,12 @@ func toNamespace(n *corev1.Namespace) *cluster.Namespace {
 }
 
 func toNode(n *corev1.Node) *cluster.Node {
+	for i, c := range n.Spec.PodCIDRs { // in the form in which they come back
+		n.Spec.PodCIDRs[i] = netip.MustParsePrefix(c).String()
+	}
+	if len(n.Spec.PodCIDRs) > 0 {
+		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
+	}
 	out := &cluster.Node{
 		Meta: toMeta(&n.ObjectMeta, &corev1.Node{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: desiredMeta(&n.ObjectMeta), Spec: n.Spec,
@@ -127,7 +131,7 @@ func toPod(p *corev1.Pod) *cluster.Pod {
 		case corev1.PodReady:
 			out.Ready = c.Status == corev1.ConditionTrue
 			if !c.LastTransitionTime.IsZero() {
-				out.ReadyAt = c.LastTransitionTime.UTC()
+				out.ReadyAt = utc(c.LastTransitionTime)
 			}
 		case corev1.PodScheduled:
 			if c.Status == corev1.ConditionFalse {
@@ -136,7 +140,7 @@ func toPod(p *corev1.Pod) *cluster.Pod {
 		}
 	}
 	if s.StartTime != nil {
-		out.Started = s.StartTime.UTC()
+		out.Started = utc(*s.StartTime)
 	}
 	for _, c := range append(s.InitContainerStatuses, s.ContainerStatuses...) {
 		out.Statuses = append(out.Statuses, toContainerStatus(&c))
@@ -170,7 +174,7 @@ func utc(t metav1.Time) time.Time {
 	if t.IsZero() {
 		return time.Time{}
 	}
-	return t.UTC()
+	return t.UTC().Truncate(time.Second) // which is what is written
 }
 
 // podOf converts the part that a pod and a template have in common.
