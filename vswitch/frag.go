@@ -23,6 +23,10 @@ type fragments struct {
 	slots   []datagram            // maxDatagrams, made with the first fragment
 	next    int                   // the slot to take next; those before it were taken later
 	waiting int                   // bytes
+	wholes  []*whole              // at most maxWholes, made when they are needed
+	begun   uint64                // how many wholes there have been
+	// lost counts fragments that were kept for nothing, by the port they came in by.
+	lost func(from uint16, n int)
 }
 
 type fragKey struct {
@@ -36,20 +40,32 @@ type datagram struct {
 	key     fragKey
 	used    bool
 	denied  bool
+	from    uint16 // the port that the first one to arrive came in by
 	flow    nat.Flow
 	hop     *fib.Hop // nil until the first fragment was decided
 	expires uint32
 	came    int // bytes of payload so far, whatever became of them
 	size    int // bytes of payload in all; 0 until the last fragment came
-	waiting [][]byte
+	waiting []waiter
+	whole   *whole // of a datagram for the switch itself
 }
 
-func newFragments() *fragments { return &fragments{m: map[fragKey]*datagram{}} }
+// waiter is a fragment that waits for the first one.
+type waiter struct {
+	frame  []byte
+	l4     int // where its payload begins in the frame
+	offset int // of its payload in the datagram
+	more   bool
+}
+
+func newFragments(lost func(from uint16, n int)) *fragments {
+	return &fragments{m: map[fragKey]*datagram{}, lost: lost}
+}
 
 // get returns the datagram of a key, a new one if need be. When there are too
 // many it takes the place of one that waits longest: of those that still lack
 // a fragment, that is the least likely to get it.
-func (fs *fragments) get(k fragKey, now uint32) *datagram {
+func (fs *fragments) get(k fragKey, from uint16, now uint32) *datagram {
 	if d := fs.m[k]; d != nil {
 		return d
 	}
@@ -62,15 +78,18 @@ func (fs *fragments) get(k fragKey, now uint32) *datagram {
 	d := &fs.slots[fs.next]
 	fs.next = (fs.next + 1) % maxDatagrams
 	fs.forget(d)
-	*d = datagram{key: k, used: true, expires: now + fragTimeout}
+	*d = datagram{key: k, used: true, from: from, expires: now + fragTimeout}
 	fs.m[k] = d
 	return d
 }
 
 // arrived counts a fragment, and forgets its datagram with the last one to
 // come. One that comes twice makes that too early, and the rest of the datagram
-// is lost.
+// is lost. What is put together for the switch itself keeps its own count.
 func (fs *fragments) arrived(d *datagram, offset, length int, more bool) {
+	if !d.used || d.whole != nil {
+		return
+	}
 	d.came += length
 	if !more {
 		d.size = offset + length
@@ -89,19 +108,44 @@ func (fs *fragments) expire(now uint32) {
 	}
 }
 
+// forget makes room; what was still kept of the datagram is lost.
 func (fs *fragments) forget(d *datagram) {
 	if d.used {
-		fs.release(d)
+		fs.lose(d)
 		delete(fs.m, d.key)
 		*d = datagram{}
 	}
 }
 
+// lose gives up what is kept of a datagram.
+func (fs *fragments) lose(d *datagram) {
+	n := len(d.waiting)
+	if d.whole != nil {
+		n += d.whole.fragments
+	}
+	if n > 0 {
+		fs.lost(d.from, n)
+	}
+	fs.release(d)
+}
+
+// release frees the memory of what is kept of a datagram.
 func (fs *fragments) release(d *datagram) {
-	for _, f := range d.waiting {
-		fs.waiting -= len(f)
+	fs.waiters(d)
+	if d.whole != nil {
+		d.whole.of, d.whole = nil, nil
+	}
+}
+
+// waiters returns the fragments of a datagram that wait, which do not wait any
+// longer.
+func (fs *fragments) waiters(d *datagram) []waiter {
+	ws := d.waiting
+	for _, f := range ws {
+		fs.waiting -= len(f.frame)
 	}
 	d.waiting = nil
+	return ws
 }
 
 // fragment forwards one fragment the way its first one went.
@@ -113,34 +157,39 @@ func (w *worker) fragment(p *packet.Packet, info *PortInfo) Reason {
 	length := int(p.Len) - int(p.L4)
 	// Overlapping tricks start with a first fragment that ends inside the
 	// transport header, or a second one that begins there (RFC 1858, RFC 3128).
-	if length <= 0 || off+length > packet.MaxIP || more && length%8 != 0 || off == 8 && p.Tuple.Proto == packet.ProtoTCP {
+	if length <= 0 || off+length > w.in.MaxPayload(p) || more && length%8 != 0 || off == 8 && p.Tuple.Proto == packet.ProtoTCP {
 		return Malformed
 	}
 	t := &p.Tuple
-	d := w.frags.get(fragKey{t.Src, t.Dst, id, t.In, t.Proto}, w.seconds)
+	d := w.frags.get(fragKey{t.Src, t.Dst, id, t.In, t.Proto}, w.from, w.seconds)
 	defer w.frags.arrived(d, off, length, more)
 	switch {
+	case d.whole != nil:
+		return w.collect(p, d, info, off, more)
 	case off == 0:
-		return w.firstFragment(p, d, info)
+		return w.firstFragment(p, d, info, more)
 	case d.denied:
 		return FragmentLost
 	case d.hop == nil:
-		return w.wait(p, d)
+		return w.wait(p, d, off, more)
 	}
 	return w.follow(p, d)
 }
 
 // firstFragment decides for the whole datagram, and sends after it what came earlier.
-func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Reason {
+func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo, more bool) Reason {
 	if d.hop != nil || d.denied {
 		return FragmentLost // a second first fragment: an overlap
 	}
 	v := w.decide(w.in, p, info, &d.flow)
+	if v.reason == Answered && w.in.EchoRequest(p) {
+		return w.assemble(p, d, info, more)
+	}
 	if v.reason != Forwarded {
 		d.denied = true
-		w.frags.release(d)
+		w.frags.lose(d)
 		switch v.reason {
-		case Answered: // nothing on the switch itself takes fragments
+		case Answered: // nothing else on the switch itself takes fragments
 			return NoListener
 		case NoRoute:
 			w.unreachable(p)
@@ -153,21 +202,34 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Re
 	}
 	// This fragment leaves from the batch it came in, the others from the
 	// batch of what the switch made, which is flushed after it.
-	for _, frame := range d.waiting {
+	lost := 0
+	for _, f := range w.frags.waiters(d) {
 		if w.made.Full() {
-			break // they count as lost on the way
+			lost++
+			continue
 		}
-		q := w.made.Append(frame)
+		q := w.made.Append(f.frame)
 		q.In = p.In
 		w.made.Parse(q)
 		q.Tuple.Flags = p.Tuple.Flags
-		if q.Tuple.Flags&packet.Routed == 0 || w.made.DecrementTTL(q) {
-			apply(w.made, q, &d.flow)
-			w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+		if q.Tuple.Flags&packet.Routed != 0 && !w.made.DecrementTTL(q) {
+			lost++
+			continue
 		}
+		apply(w.made, q, &d.flow)
+		w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
 	}
-	w.frags.release(d)
+	w.fragmentsLost(d.from, lost)
 	return Forwarded
+}
+
+// fragmentsLost counts fragments that had not been dropped when they came.
+func (w *worker) fragmentsLost(from uint16, n int) {
+	drops := &w.sw.drops
+	if a := w.sw.port(from); a != nil {
+		drops = &a.drops
+	}
+	drops[FragmentLost].Add(uint64(n))
 }
 
 // follow sends a fragment the way that was decided.
@@ -187,11 +249,11 @@ func (w *worker) follow(p *packet.Packet, d *datagram) Reason {
 }
 
 // wait keeps a fragment that came before the first one.
-func (w *worker) wait(p *packet.Packet, d *datagram) Reason {
+func (w *worker) wait(p *packet.Packet, d *datagram, off int, more bool) Reason {
 	if w.frags.waiting+int(p.Len) > maxWaiting {
 		return FragmentLost
 	}
-	d.waiting = append(d.waiting, w.in.AppendTo(nil, p))
+	d.waiting = append(d.waiting, waiter{w.in.AppendTo(nil, p), int(p.L4), off, more})
 	w.frags.waiting += int(p.Len)
 	return Answered
 }

@@ -10,7 +10,7 @@ import (
 	"vswitch/vswitch/packet"
 )
 
-// fragmentsOf cuts a frame of UDP into fragments with size bytes of payload.
+// fragmentsOf cuts a frame into fragments with size bytes of payload.
 func fragmentsOf(t *testing.T, frame []byte, id uint16, size int) (out [][]byte) {
 	t.Helper()
 	ip, body := frame[14:34], frame[34:]
@@ -26,7 +26,7 @@ func fragmentsOf(t *testing.T, frame []byte, id uint16, size int) (out [][]byte)
 		f := append(bytes.Clone(frame[:14]), ip...)
 		if v6 {
 			f[14+6] = 44
-			f = append(f, 17, 0)
+			f = append(f, ip[6], 0)
 			f = binary.BigEndian.AppendUint16(f, uint16(off)|more)
 			f = binary.BigEndian.AppendUint32(f, uint32(id))
 			binary.BigEndian.PutUint16(f[14+4:], uint16(8+len(part)))

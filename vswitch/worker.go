@@ -63,11 +63,11 @@ func newWorker(s *Switch, seed uint64) (*worker, error) {
 	w := &worker{
 		sw: s, seed: seed,
 		cache: nat.NewCache(s.cfg.MaxFlows),
-		frags: newFragments(),
 		in:    packet.NewBatch(), made: packet.NewBatch(),
 		errors: bucket{rate: 1000, burst: 100},
 		flood:  bucket{rate: 2000, burst: 500},
 	}
+	w.frags = newFragments(w.fragmentsLost)
 	w.decider = decider{conns: s.conns, tables: s.tables.Load()}
 	w.seconds = uint32(s.cfg.Clock() / time.Second)
 	var err error
