@@ -197,40 +197,52 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo, mo
 		return v.reason
 	}
 	d.hop = v.hop
-	if r := w.follow(p, d); r != Forwarded {
+	r := w.follow(p, d)
+	// This fragment leaves from the batch it came in, or was cut; the others
+	// leave from the batch of what the switch made, which is flushed after it.
+	for _, f := range w.frags.waiters(d) {
+		if r := w.late(f.frame, p, d); r != Forwarded && r != Answered {
+			w.died(d.from, r, 1)
+		}
+	}
+	return r
+}
+
+// late sends a fragment that waited for the first one, p. It is handled in a
+// batch of its own, as if it had just come in, and copied to what the switch made.
+func (w *worker) late(frame []byte, p *packet.Packet, d *datagram) Reason {
+	if w.waited == nil {
+		w.waited = packet.NewBatch()
+	}
+	in := w.in
+	defer func() { w.in = in }()
+	w.in = w.waited
+	w.in.Reset()
+	q := w.in.Append(frame)
+	q.In = p.In
+	w.in.Parse(q)
+	q.Tuple.Flags, q.Hash = p.Tuple.Flags, p.Hash
+	if r := w.follow(q, d); r != Forwarded {
 		return r
 	}
-	// This fragment leaves from the batch it came in, the others from the
-	// batch of what the switch made, which is flushed after it.
-	lost := 0
-	for _, f := range w.frags.waiters(d) {
-		if w.made.Full() {
-			lost++
-			continue
-		}
-		q := w.made.Append(f.frame)
-		q.In = p.In
-		w.made.Parse(q)
-		q.Tuple.Flags = p.Tuple.Flags
-		if q.Tuple.Flags&packet.Routed != 0 && !w.made.DecrementTTL(q) {
-			lost++
-			continue
-		}
-		apply(w.made, q, &d.flow)
-		w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
-	}
-	w.fragmentsLost(d.from, lost)
+	n := copy(w.room(), w.in.Frame(q))
+	m := w.made.Add(w.made.Next(), n)
+	m.Out, m.Peer, m.Hash = q.Out, q.Peer, q.Hash
+	w.outMade.add(m.Out, uint16(len(w.made.Packets)-1))
 	return Forwarded
 }
 
-// fragmentsLost counts fragments that had not been dropped when they came.
-func (w *worker) fragmentsLost(from uint16, n int) {
+// died counts fragments that had not been dropped when they came.
+func (w *worker) died(from uint16, r Reason, n int) {
 	drops := &w.sw.drops
 	if a := w.sw.port(from); a != nil {
 		drops = &a.drops
 	}
-	drops[FragmentLost].Add(uint64(n))
+	drops[r].Add(uint64(n))
 }
+
+// fragmentsLost counts fragments that were kept for nothing.
+func (w *worker) fragmentsLost(from uint16, n int) { w.died(from, FragmentLost, n) }
 
 // follow sends a fragment the way that was decided.
 func (w *worker) follow(p *packet.Packet, d *datagram) Reason {

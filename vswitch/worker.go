@@ -39,6 +39,7 @@ type worker struct {
 	frags    *fragments // datagrams of which some fragments are known
 	in       *packet.Batch
 	made     *packet.Batch               // what the switch says itself
+	waited   *packet.Batch               // for a fragment that waited; made with the first
 	flows    [packet.BatchSize]*nat.Flow // of in's packets, as they were looked up
 	inserted bool                        // flows were inserted since
 	out      outputs
