@@ -348,3 +348,71 @@ func mustPrefix(a string) netip.Prefix {
 	ip := netip.MustParseAddr(a)
 	return netip.PrefixFrom(ip, ip.BitLen())
 }
+
+// FuzzWhole compares with a bookkeeping byte by byte.
+func FuzzWhole(f *testing.F) {
+	f.Add([]byte{0, 3, 1, 0, 4, 1, 6, 0})
+	f.Add([]byte{4, 1, 6, 0, 0, 3, 1, 0, 0, 3, 1, 0})
+	f.Add([]byte{4, 1, 6, 0, 0, 3, 1, 1, 2, 3, 1, 0, 4, 0, 0, 0})
+	f.Add([]byte{30, 1, 2, 2, 31, 0, 1, 2, 31, 7, 0, 2})
+	h := new(whole)
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		*h = whole{}
+		got := map[int]byte{} // what came for each byte
+		size := -1
+		for ; len(ops) >= 4; ops = ops[4:] {
+			offset, n, more := int(ops[0]%32)*8, int(ops[1]%8+1)*8, ops[2]&1 != 0
+			if !more {
+				n -= int(ops[2] >> 1 & 7)
+			}
+			if ops[3]&2 != 0 {
+				offset += 65280
+			}
+			part := make([]byte, n)
+			for i := range part {
+				part[i] = byte(offset+i)*3 + ops[3]&1
+			}
+			there, same, behind := 0, true, false
+			for i, c := range got {
+				switch {
+				case i >= offset && i < offset+n:
+					there++
+					same = same && c == part[i-offset]
+				case i >= offset+n:
+					behind = true
+				}
+			}
+			end := offset + n
+			want := placed
+			switch {
+			case end > packet.MaxIP, !more && behind, size >= 0 && (more && end >= size || !more && end != size):
+				want = overlaps
+			case there == n && same && (more || size >= 0):
+				want = repeated
+			case there > 0:
+				want = overlaps
+			default:
+				for i, c := range part {
+					got[offset+i] = c
+				}
+				if !more {
+					size = end
+				}
+				if len(got) == size {
+					want = completed
+				}
+			}
+			if r := h.add(offset, part, more); r != want {
+				t.Fatalf("%d bytes at %d, more %v: %d, want %d", n, offset, more, r, want)
+			}
+			if want == overlaps || want == completed {
+				break
+			}
+		}
+		for i, c := range got {
+			if h.buf[i] != c {
+				t.Fatalf("byte %d is %d, want %d", i, h.buf[i], c)
+			}
+		}
+	})
+}
