@@ -44,7 +44,8 @@
 // packet is decided again. That is the whole of invalidation.
 //
 // What the switch says itself, ARP and ND answers, ICMP errors, TCP resets,
-// echo replies of its gateway, is in reply.go. Why a packet died is a [Reason],
+// echo replies of its gateway, is in reply.go; an echo request in fragments is
+// put together first (reassemble.go). Why a packet died is a [Reason],
 // counted by port; nothing is logged for a packet. [Switch.Trace] runs decide
 // with a recorder: it explains with the code that forwards. Package trace asks
 // one node after the other that way.

@@ -3,6 +3,7 @@ package vswitch
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -10,7 +11,7 @@ import (
 	"vswitch/vswitch/packet"
 )
 
-// fragmentsOf cuts a frame of UDP into fragments with size bytes of payload.
+// fragmentsOf cuts a frame into fragments with size bytes of payload.
 func fragmentsOf(t *testing.T, frame []byte, id uint16, size int) (out [][]byte) {
 	t.Helper()
 	ip, body := frame[14:34], frame[34:]
@@ -26,7 +27,7 @@ func fragmentsOf(t *testing.T, frame []byte, id uint16, size int) (out [][]byte)
 		f := append(bytes.Clone(frame[:14]), ip...)
 		if v6 {
 			f[14+6] = 44
-			f = append(f, 17, 0)
+			f = append(f, ip[6], 0)
 			f = binary.BigEndian.AppendUint16(f, uint16(off)|more)
 			f = binary.BigEndian.AppendUint32(f, uint32(id))
 			binary.BigEndian.PutUint16(f[14+4:], uint16(8+len(part)))
@@ -80,6 +81,44 @@ func TestFragments(t *testing.T) {
 					}
 				})
 			}
+		}
+	})
+}
+
+// TestB20FragmentsTooBig: fragments that do not fit the way are cut, in whatever
+// order they come, and where that is not allowed, none goes out.
+func TestB20FragmentsTooBig(t *testing.T) {
+	families(t, func(t *testing.T, a, _, far, _ string) {
+		frame := build(t, macGW, macA, a, far, udp(), 5000)
+		for _, order := range [][]int{{0, 1, 2}, {1, 0, 2}, {2, 1, 0}, {1, 2, 0}} {
+			t.Run(fmt.Sprint(order), func(t *testing.T) {
+				r := newRig(t)
+				whole := fragmentsOf(t, frame, 9, 2000)
+				for _, i := range order {
+					r.send("a", whole[i])
+				}
+				if frame[12] == 0x86 {
+					if n := len(r.got("overlay")); n != 1 { // the last one fits
+						t.Errorf("%d fragments came out", n)
+					}
+					if d := r.sw.Drops(); d[TooBig] != 2 || len(d) != 1 {
+						t.Errorf("drops are %v, want two too big", d)
+					}
+					return
+				}
+				got := make([]byte, len(frame)-34)
+				n := 0
+				for _, f := range r.got("overlay") {
+					at := int(binary.BigEndian.Uint16(f.frame[20:])&0x1fff) * 8
+					n += copy(got[at:], f.frame[34:])
+					if len(f.frame)-14 > 1450 || f.frame[22] != 63 {
+						t.Errorf("a fragment of %d bytes with TTL %d came out", len(f.frame)-14, f.frame[22])
+					}
+				}
+				if n != len(got) || !bytes.Equal(got, frame[34:]) {
+					t.Errorf("%d bytes came out, want %d; drops %v", n, len(got), r.sw.Drops())
+				}
+			})
 		}
 	})
 }

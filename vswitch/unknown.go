@@ -40,7 +40,7 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 	case Answered:
 		return w.local(p)
 	default:
-		return w.refuse(p, v.reason)
+		return w.reject(p, v.reason)
 	}
 	if r := w.fits(p, &f); r != Forwarded {
 		return r
@@ -67,9 +67,9 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 	return Forwarded
 }
 
-// refuse tells the sender of a packet that dies, where the reason is one to
+// reject tells the sender of a packet that dies, where the reason is one to
 // tell, and returns it.
-func (w *worker) refuse(p *packet.Packet, r Reason) Reason {
+func (w *worker) reject(p *packet.Packet, r Reason) Reason {
 	switch r {
 	case NoRoute:
 		w.unreachable(p)

@@ -39,6 +39,7 @@ type worker struct {
 	frags    *fragments // datagrams of which some fragments are known
 	in       *packet.Batch
 	made     *packet.Batch               // what the switch says itself
+	waited   *packet.Batch               // for a fragment that waited; made with the first
 	flows    [packet.BatchSize]*nat.Flow // of in's packets, as they were looked up
 	inserted bool                        // flows were inserted since
 	out      outputs
@@ -63,11 +64,11 @@ func newWorker(s *Switch, seed uint64) (*worker, error) {
 	w := &worker{
 		sw: s, seed: seed,
 		cache: nat.NewCache(s.cfg.MaxFlows),
-		frags: newFragments(),
 		in:    packet.NewBatch(), made: packet.NewBatch(),
 		errors: bucket{rate: 1000, burst: 100},
 		flood:  bucket{rate: 2000, burst: 500},
 	}
+	w.frags = newFragments(w.fragmentsLost)
 	w.decider = decider{conns: s.conns, affinities: s.affinities, tables: s.tables.Load()}
 	w.seconds = uint32(s.cfg.Clock() / time.Second)
 	var err error

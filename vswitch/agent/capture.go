@@ -4,10 +4,6 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/google/gopacket"
-	"github.com/google/gopacket/layers"
-	"github.com/google/gopacket/pcapgo"
-
 	"vswitch/vswitch"
 )
 
@@ -15,38 +11,31 @@ import (
 const snapLen = 1 << 17
 
 // capture streams pcapng of a port, or of all ports, until the client hangs up.
-// Each port is an interface of the file; the comment of a packet cannot be
-// written by the library, so that direction is seen from the addresses.
+// Each port is an interface of the file.
 func (n *Node) capture(ctx context.Context, w http.ResponseWriter, port string) {
 	c := n.sw.Capture(port, snapLen)
 	defer c.Close()
 	rc := http.NewResponseController(w)
 	w.Header().Set("Content-Type", "application/x-pcapng")
-	intf := func(name string) pcapgo.NgInterface {
-		return pcapgo.NgInterface{Name: name, LinkType: layers.LinkTypeEthernet, SnapLength: snapLen, TimestampResolution: 9}
-	}
 	first := port
 	if first == "" {
 		first = "overlay"
 	}
-	opts := pcapgo.NgWriterOptions{SectionInfo: pcapgo.NgSectionInfo{Application: "vswitch", Comment: "node " + n.cfg.Name}}
-	ng, err := pcapgo.NewNgWriterInterface(w, intf(first), opts)
-	if err != nil {
-		return
-	}
-	ids := map[string]int{first: 0}
-	write := func(s vswitch.Sight) error {
+	ng := NewPcapngWriter(w, "node "+n.cfg.Name, snapLen)
+	ids := map[string]int{}
+	write := func(s vswitch.Sight) (err error) {
 		id, ok := ids[s.Port]
 		if !ok {
-			if id, err = ng.AddInterface(intf(s.Port)); err != nil {
+			if id, err = ng.Interface(s.Port, ""); err != nil {
 				return err
 			}
 			ids[s.Port] = id
 		}
-		return ng.WritePacket(gopacket.CaptureInfo{
-			Timestamp: n.wall(s.At), CaptureLength: len(s.Frame), Length: s.Len, InterfaceIndex: id,
-		}, s.Frame)
+		ng.Packet(id, n.wall(s.At), s)
+		return nil
 	}
+	_, err := ng.Interface(first, "") // a file without one has no head
+	ids[first] = 0
 	for err == nil {
 		// Send the file's head at once, and later whatever is there, so that a
 		// reader sees packets as they come.

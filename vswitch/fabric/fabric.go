@@ -51,6 +51,7 @@ type Fabric struct {
 	ctx   context.Context     // of the running switches; nil before Start
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
+	rec   *recording // nil if nothing is recorded
 }
 
 // Node is one node of a Fabric.
@@ -141,6 +142,9 @@ func (f *Fabric) join(n *Node) (err error) {
 	n.fabric, n.vtep = f, [6]byte{2, 0xfa, 0xb0, 0, byte(i >> 8), byte(i)}
 	if n.Switch, err = vswitch.New(vswitch.Config{MaxFlows: f.cfg.MaxFlows, Clock: f.cfg.Clock, Inline: f.cfg.Inline}); err != nil {
 		return err
+	}
+	if f.rec != nil {
+		f.rec.watch(n)
 	}
 	n.wire = newWire(n, uint16(i))
 	if n.wirePort, err = n.Switch.Attach("overlay", n.wire); err != nil {

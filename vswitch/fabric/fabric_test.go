@@ -24,6 +24,7 @@ func start(t *testing.T, cfg Config, perNode int) (*Fabric, []*stackPod) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
+	f.RecordOnFailure(t)
 	f.Start()
 	var pods []*stackPod
 	for _, n := range f.Nodes {
@@ -224,6 +225,7 @@ func TestInline(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	f.RecordOnFailure(t)
 	near, far := port.Pipe(1450)
 	p := f.Nodes[0].Plan("test/a")
 	if err := p.Attach(near); err != nil {
@@ -243,6 +245,7 @@ func TestBatchFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	f.RecordOnFailure(t)
 	const n = 60
 	for range n {
 		f.Nodes[1].wire.put(inFlight{packet.Packet{Len: 60000, In: packet.PeerBase | 1}, make([]byte, 60000)})

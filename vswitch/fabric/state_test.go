@@ -71,6 +71,7 @@ func fromState(t *testing.T) *Fabric {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
+	f.RecordOnFailure(t)
 	return f
 }
 

@@ -28,6 +28,7 @@ const (
 	maxError6       = 1280 // RFC 4443 2.4 (c)
 	ipv4HeaderBytes = 20
 	ipv6HeaderBytes = 40
+	fragmentHeader  = 8
 )
 
 // ICMPError writes an ICMP error about p into buf as a frame whose Ethernet
@@ -133,29 +134,47 @@ func (b *Batch) TCPReset(buf []byte, p *Packet) int {
 // addresses and hop limit. It reports false, having changed nothing, for
 // anything else. The Ethernet addresses are the caller's.
 func (b *Batch) EchoReply(p *Packet) bool {
-	frame := b.Frame(p)
-	l := frame[p.L4:]
-	if p.Class != Flow || len(l) < 8 {
+	if p.Class != Flow || !b.EchoRequest(p) {
 		return false
 	}
+	frame := b.Frame(p)
 	ip := frame[EthernetLen:]
-	switch {
-	case p.Tuple.Proto == ProtoICMP && l[0] == icmpEcho && p.Tuple.Is4():
-		l[0] = icmpEchoReply
+	if p.Tuple.Is4() {
 		swap(ip[12:16], ip[16:20])
 		ip[8] = replyTTL
 		putHeaderSum(ip)
-		fixSum(l[2:4], icmpEcho<<8, icmpEchoReply<<8)
-	case p.Tuple.Proto == ProtoICMPv6 && l[0] == icmp6Echo && !p.Tuple.Is4():
-		l[0] = icmp6EchoReply
+	} else {
 		swap(ip[8:24], ip[24:40])
 		ip[7] = replyTTL
-		fixSum(l[2:4], icmp6Echo<<8, icmp6EchoReply<<8)
-	default:
-		return false
 	}
+	AnswerEcho(frame[p.L4:])
 	p.Tuple.Src, p.Tuple.Dst = p.Tuple.Dst, p.Tuple.Src
 	return true
+}
+
+// EchoRequest reports whether p is an ICMP echo request, or the first fragment
+// of one.
+func (b *Batch) EchoRequest(p *Packet) bool {
+	l := b.Frame(p)[p.L4:]
+	if p.Class != Flow && (p.Class != Fragment || !b.FirstFragment(p)) || len(l) < 8 {
+		return false
+	}
+	if p.Tuple.Is4() {
+		return p.Tuple.Proto == ProtoICMP && l[0] == icmpEcho
+	}
+	return p.Tuple.Proto == ProtoICMPv6 && l[0] == icmp6Echo
+}
+
+// AnswerEcho makes the ICMP message of an echo request that of its reply. The
+// checksum is mended for the type; that of ICMPv6 stays right when the addresses
+// are swapped.
+func AnswerEcho(l []byte) {
+	reply := byte(icmpEchoReply)
+	if l[0] == icmp6Echo {
+		reply = icmp6EchoReply
+	}
+	fixSum(l[2:4], uint16(l[0])<<8, uint16(reply)<<8)
+	l[0] = reply
 }
 
 // DontFragment reports whether the IPv4 packet p must not be cut on its way.

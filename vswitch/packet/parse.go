@@ -358,3 +358,14 @@ func (b *Batch) FragmentID(p *Packet) (id uint32, offset int, more bool) {
 	v := binary.BigEndian.Uint16(h[2:4])
 	return binary.BigEndian.Uint32(h[4:8]), int(v &^ 7), v&1 != 0
 }
+
+// MaxPayload returns how long the payload of the datagram can be that p, of class
+// Fragment, is part of: IPv4 counts the header in the length, IPv6 counts the
+// extension headers that the datagram keeps.
+func (b *Batch) MaxPayload(p *Packet) int {
+	hdr := int(p.L4) - EthernetLen
+	if !is4(b.Frame(p)) {
+		hdr -= ipv6HeaderBytes + fragmentHeader
+	}
+	return MaxIP - hdr
+}

@@ -87,6 +87,7 @@ func load(t testing.TB, manifests string) (*Cluster, *fabric.Fabric) {
 		t.Fatal(err)
 	}
 	t.Cleanup(f.Close)
+	f.RecordOnFailure(t)
 	return New(state, f), f
 }
 
