@@ -50,10 +50,13 @@ var getKinds = []getKind{
 	{names: "nodes node no", header: nodeHeader, wide: 6, objects: nodeRows},
 	{names: "pods pod po", namespaced: true, header: podHeader, wide: 8, objects: podRows},
 	{names: "deployments deployment deploy deployments.apps", namespaced: true, header: deploymentHeader, objects: deploymentRows},
+	{names: "services service svc", namespaced: true, header: serviceHeader, wide: 7, objects: serviceRows},
+	{names: "endpoints ep", namespaced: true, header: endpointsHeader, wide: 4, objects: endpointsRows},
+	{names: "endpointslices endpointslice endpointslices.discovery.k8s.io", namespaced: true, header: sliceHeader, objects: sliceRows},
 	{names: "namespaces namespace ns", header: namespaceHeader, objects: namespaceRows},
 	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
 	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},
-	{names: "flows flow", header: flowHeader, wide: 10, table: flowRows},
+	{names: "flows flow", header: flowHeader, wide: 11, table: flowRows},
 }
 
 // daemonKinds are what a node that belongs to no cluster of this machine knows.

@@ -114,7 +114,7 @@ func (g *getOptions) printEvent(e event) error {
 // valueJSON is an object in Kubernetes form, or an entry of a table as it is.
 func valueJSON(value any) ([]byte, error) {
 	switch value.(type) {
-	case *cluster.Pod, *cluster.Node, *cluster.Namespace, *cluster.Deployment:
+	case *cluster.Pod, *cluster.Node, *cluster.Namespace, *cluster.Deployment, *cluster.Service, *cluster.Endpoints, *cluster.EndpointSlice:
 		return kube.Encode(value, kube.JSON)
 	}
 	return json.Marshal(value)

@@ -142,10 +142,19 @@ type FlowStatus struct {
 	State       string         `json:"state"`
 	From        string         `json:"from,omitempty"` // pod or node names, where known
 	To          string         `json:"to,omitempty"`
-	Age         uint32         `json:"ageSeconds"`  // since its first packet
-	Idle        uint32         `json:"idleSeconds"` // since its last packet
-	Packets     [2]uint64      `json:"packets"`     // original direction, reply direction
-	Bytes       [2]uint64      `json:"bytes"`       // of frames; a superpacket counts as one
+	// Service is the service whose address Destination is, and Backend what it
+	// was translated to. Masqueraded is the source that the backend sees, if that
+	// is not Source.
+	Service     string         `json:"service,omitempty"`
+	Backend     netip.AddrPort `json:"backend,omitzero"`
+	Masqueraded netip.AddrPort `json:"masqueraded,omitzero"`
+	// Via is the node that the packets are passed on to untouched, or that
+	// answers go back through, to keep the address of a client outside.
+	Via     string    `json:"via,omitempty"`
+	Age     uint32    `json:"ageSeconds"`  // since its first packet
+	Idle    uint32    `json:"idleSeconds"` // since its last packet
+	Packets [2]uint64 `json:"packets"`     // original direction, reply direction
+	Bytes   [2]uint64 `json:"bytes"`       // of frames; a superpacket counts as one
 }
 
 // KeyRequest is about the gossip keyring of all live nodes.

@@ -43,7 +43,8 @@ func TestPeerRefused(t *testing.T) {
 	defer sw.Close()
 	var log strings.Builder
 	l := &pickyLink{err: errors.New("table full")}
-	n := &Node{sw: sw, link: l, log: slog.New(slog.NewTextHandler(&log, nil)), peers: map[string]*peer{}, refused: map[string]string{}}
+	n := &Node{sw: sw, link: l, log: slog.New(slog.NewTextHandler(&log, nil)), peers: map[string]*peer{}, refused: map[string]string{},
+		services: NewServices(ServiceConfig{}, "node1", "")}
 	state := &gossip.State{Nodes: []gossip.Node{{Name: "node2", State: gossip.Alive,
 		Facts: gossip.Facts{Underlay: netip.MustParseAddrPort("127.0.0.2:8472")}, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.2.0/24")}}}}
 	for _, step := range []struct {

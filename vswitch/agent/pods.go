@@ -269,11 +269,11 @@ func (n *Node) Flows() []FlowStatus {
 			names[ip] = p.Namespace + "/" + p.Name
 		}
 	}
-	now := n.sw.Seconds()
+	now, tables := n.sw.Seconds(), n.sw.Tables()
 	var out []FlowStatus
 	n.conns.All(func(i nat.Info) bool {
 		src, dst := i.Orig.Src.Netip(), i.Orig.Dst.Netip()
-		out = append(out, FlowStatus{
+		f := FlowStatus{
 			Proto:       packet.ProtoName(i.Orig.Proto),
 			Source:      netip.AddrPortFrom(src, i.Orig.SrcPort),
 			Destination: netip.AddrPortFrom(dst, i.Orig.DstPort),
@@ -281,7 +281,23 @@ func (n *Node) Flows() []FlowStatus {
 			From:        names[src], To: names[dst],
 			Age: now - i.Created, Idle: now - max(i.Seen[0], i.Seen[1]),
 			Packets: i.Packets, Bytes: i.Bytes,
-		})
+		}
+		if front, match := tables.Services.Lookup(&i.Orig, true); match == nat.Matched {
+			f.Service = front.Service.Name
+		}
+		if i.Flags&nat.DNAT != 0 {
+			f.Backend = netip.AddrPortFrom(i.Reply.Src.Netip(), i.Reply.SrcPort)
+			f.To = names[i.Reply.Src.Netip()]
+		}
+		if i.Flags&nat.SNAT != 0 {
+			f.Masqueraded = netip.AddrPortFrom(i.Reply.Dst.Netip(), i.Reply.DstPort)
+		}
+		for _, p := range tables.Peers {
+			if i.Via != 0 && p != nil && p.ID == i.Via {
+				f.Via = p.Name
+			}
+		}
+		out = append(out, f)
 		return true
 	})
 	slices.SortFunc(out, func(a, b FlowStatus) int {
