@@ -347,7 +347,9 @@ func (s *step) namespace(name string) {
 			s.tx.DeleteService(v.Key())
 		}
 		for v := range own.EndpointSlices.In(name) {
-			s.tx.DeleteEndpointSlice(v.Key())
+			if !derived(v) { // those go with their services
+				s.tx.DeleteEndpointSlice(v.Key())
+			}
 		}
 		for v := range own.Endpoints.In(name) {
 			s.tx.DeleteEndpoints(v.Key())

@@ -190,6 +190,11 @@ func randomChange(t *testing.T, c *Controller, rng *rand.Rand, now time.Time) st
 	if p == nil || p.Node == "" {
 		return "nothing"
 	}
+	if rng.IntN(30) == 0 { // with a report that nobody has looked at yet
+		see(t, c, func(tx *cluster.Txn) { tx.PutPod(running(p, now)) })
+		_, err := c.Delete([]cluster.Ref{{Kind: cluster.KindNamespace, Key: cluster.Key{Name: "x"}}})
+		return fmt.Sprint("delete namespace: ", err)
+	}
 	seen := running(p, now)
 	h := hash(p.UID, rng.IntN(2))
 	v6 := netip.MustParseAddr("fd00::1").As16()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"vswitch/vswitch/cluster"
@@ -270,7 +271,7 @@ func (s *static) count() {
 // well have an address that is in no range here.
 func conflicts(o *cluster.Objects) error {
 	var errs []error
-	for _, c := range cluster.Conflicts(o.Nodes, o.Pods) {
+	for _, c := range slices.Concat(cluster.Conflicts(o.Nodes, o.Pods), cluster.ServiceConflicts(o.Services)) {
 		text := c.Ref.String() + ": " + c.Field + ": " + c.Message
 		if c.Object.Source != "" {
 			text = c.Object.Source + ": " + text
