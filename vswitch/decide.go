@@ -51,6 +51,9 @@ func (d *decider) source(b *packet.Batch, p *packet.Packet, info *PortInfo) Reas
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
 	case PortNode:
+		if info.neighbor() && ([6]byte(b.Buf[p.Off+6:]) != info.MAC || !info.owns(src)) {
+			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
+		}
 		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Local && hop.Kind != fib.Host {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
@@ -113,7 +116,7 @@ func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
 		d.did("bridge", "{addr} is {name} on this node", hop.Name, &p.Tuple.Dst)
 		return hop, Forwarded
 	}
-	if (hop.Kind == fib.Peer || hop.Kind == fib.Host) && (p.In >= packet.PeerBase || p.In == hop.Port) {
+	if hop.Kind == fib.Peer && p.In >= packet.PeerBase || (hop.Kind == fib.Peer || hop.Kind == fib.Host) && p.In == hop.Port {
 		// From one peer to another: the ranges are not ours, and a loop would follow.
 		return nil, d.drop(NoRoute, "route", "{addr} is not on this node", "", &p.Tuple.Dst)
 	}
@@ -125,7 +128,7 @@ func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
 var routeWords = [...]string{
 	fib.Pod:  "{addr} is {name} on this node",
 	fib.Peer: "{addr} is behind {name}",
-	fib.Host: "{addr} is the host's own",
+	fib.Host: "{addr} is {name}'s own",
 }
 
 // fill writes what the packets of the flow need on their way to hop.

@@ -117,7 +117,7 @@ func (w *worker) arp(p *packet.Packet, info *PortInfo) Reason {
 	if !ok {
 		return Malformed
 	}
-	if info.Kind != PortPod || m.SenderMAC != info.MAC || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC {
+	if !info.neighbor() || m.SenderMAC != info.MAC || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC {
 		return Spoofed
 	}
 	// A probe (RFC 5227) has no sender address; an announcement asks for itself.
@@ -160,7 +160,7 @@ func (w *worker) icmp(p *packet.Packet, info *PortInfo) Reason {
 		return UnrelatedICMP
 	}
 	frame := w.in.Frame(p)
-	if info.Kind != PortPod {
+	if !info.neighbor() {
 		return UnrelatedICMP
 	}
 	if [6]byte(frame[6:12]) != info.MAC {
@@ -201,7 +201,7 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	if !ok {
 		return Malformed
 	}
-	if info.Kind == PortPod && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
+	if info.neighbor() && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
 		return Spoofed
 	}
 	if _, _, ok := w.conns.Lookup(&inner); !ok || inner.Src != p.Tuple.Dst {
@@ -226,6 +226,9 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 // multicast gives a broadcast or multicast packet to the other pods of this
 // node, within a rate.
 func (w *worker) multicast(p *packet.Packet, info *PortInfo) Reason {
+	if info.Kind == PortNode {
+		return Answered // there is nobody else on its link
+	}
 	if info.Kind != PortPod {
 		return NoRoute
 	}

@@ -288,13 +288,24 @@ func newExec() *cobra.Command {
 	var tty, stdin bool
 	var container string
 	c := &cobra.Command{
-		Use:   "exec [-it] NAMESPACE/POD -- COMMAND [ARG...]",
-		Short: "Run a command in a pod, and pass its exit code on",
-		Args:  cobra.MinimumNArgs(2),
+		Use:   "exec [-it] (NAMESPACE/POD | node/NODE) -- COMMAND [ARG...]",
+		Short: "Run a command in a pod or a node, and pass its exit code on",
+		Long: `Runs a program of this machine in a pod's network, or in a node's, which has the node's
+own addresses and reaches pods and nodes through the node's switch.`,
+		Example: `  vswitch exec shop/front -- curl -s http://10.244.2.3:8080/
+  vswitch exec -it shop/front -- bash
+  vswitch exec node/node1 -- ping -c 1 10.244.2.3`,
+		Args: cobra.MinimumNArgs(2),
 
-		ValidArgsFunction: nth(completePods),
+		ValidArgsFunction: nth(completePlaces),
 		RunE: func(c *cobra.Command, args []string) error {
-			namespace, pod, err := podName(args[0])
+			req := lab.ExecRequest{Container: container, Command: args[1:], TTY: tty}
+			var err error
+			if node, ok := strings.CutPrefix(args[0], "node/"); !ok {
+				req.Namespace, req.Pod, err = podName(args[0])
+			} else if req.Node = node; node == "" || container != "" {
+				err = bad(errors.New("exec in a node takes node/NODE, and no container"))
+			}
 			if err != nil {
 				return err
 			}
@@ -302,9 +313,7 @@ func newExec() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			code, err := client.Exec(c.Context(), lab.ExecRequest{
-				Namespace: namespace, Pod: pod, Container: container, Command: args[1:], TTY: tty,
-			}, os.Stdin, os.Stdout, os.Stderr)
+			code, err := client.Exec(c.Context(), req, os.Stdin, os.Stdout, os.Stderr)
 			if err != nil {
 				return input(err)
 			}

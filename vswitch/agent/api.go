@@ -12,6 +12,8 @@ import (
 //	GET    /v1/status
 //	PUT    /v1/pods/{namespace}/{name}     PodRequest -> PodStatus; the same request again changes nothing
 //	DELETE /v1/pods/{namespace}/{name}
+//	PUT    /v1/ports/node                  PortRequest -> PortStatus; the same request again changes nothing
+//	DELETE /v1/ports/node
 //	GET    /v1/pods | /v1/nodes | /v1/routes | /v1/neighbors | /v1/flows
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
@@ -74,6 +76,29 @@ type PodStatus struct {
 	Counters   *Counters    `json:"counters,omitempty"`
 }
 
+// PortRequest asks a node to attach its node port: a TAP in a network namespace
+// that is the node's own. It holds the node's addresses, which are the switch's
+// without it. On Linux, not in mode direct, where the host has them.
+type PortRequest struct {
+	// NetNS is the path of the namespace, which must be open to the node for as
+	// long as the port is attached.
+	NetNS string `json:"netns"`
+	// Interface is the name of the TAP, eth0 if empty.
+	Interface string `json:"interface,omitempty"`
+	// MTU of the interface in bytes; 0 is that of pods.
+	MTU int `json:"mtu,omitempty"`
+}
+
+// PortStatus is the node port as it is.
+type PortStatus struct {
+	NetNS     string       `json:"netns"`
+	Interface string       `json:"interface"`
+	MTU       int          `json:"mtu"`
+	MAC       string       `json:"mac"`
+	Addresses []netip.Addr `json:"addresses"`
+	Counters  *Counters    `json:"counters,omitempty"`
+}
+
 // Counters of a port, from the switch's point of view: Rx is what the port
 // delivered to the switch. Bytes are of frames; a superpacket counts as its segments.
 type Counters struct {
@@ -92,6 +117,7 @@ type Status struct {
 	Started    time.Time         `json:"started"`
 	Ready      bool              `json:"ready"`
 	Problems   []string          `json:"problems,omitempty"` // sentences, each with its fix
+	NodePort   *PortStatus       `json:"nodePort,omitempty"` // nil: not attached
 	Underlay   netip.AddrPort    `json:"underlay"`
 	Gossip     netip.AddrPort    `json:"gossip"`
 	Addresses  []netip.Addr      `json:"addresses"`
@@ -131,7 +157,7 @@ type Route struct {
 type Neighbor struct {
 	IP   netip.Addr `json:"ip"`
 	MAC  string     `json:"mac"`
-	Kind string     `json:"kind"` // "pod" or "gateway"
+	Kind string     `json:"kind"` // "pod", "node" or "gateway"
 	To   string     `json:"to"`
 	Port string     `json:"port,omitempty"`
 }

@@ -236,6 +236,7 @@ func (n *Node) restore(s state) {
 		}
 		n.log.Info("pod attached again", "pod", name, "ips", st.IPs)
 	}
+	n.restoreOwn(s.Own)
 	n.announce()
 }
 
@@ -268,6 +269,11 @@ func (n *Node) Flows() []FlowStatus {
 	for _, p := range n.Pods() {
 		for _, ip := range p.IPs {
 			names[ip] = p.Namespace + "/" + p.Name
+		}
+	}
+	for _, node := range n.Nodes() {
+		for _, ip := range node.Addresses {
+			names[ip] = node.Name
 		}
 	}
 	now := n.sw.Seconds()

@@ -31,7 +31,8 @@ const (
 	Peer
 	// Blackhole drops silently.
 	Blackhole
-	// Host is this node's own kernel, behind the uplink in direct mode.
+	// Host is this node itself: its namespace behind the node port or, in direct
+	// mode, its kernel behind the uplink.
 	Host
 )
 

@@ -81,8 +81,10 @@ type LogRequest struct {
 	LogOptions
 }
 
-// ExecRequest is a command to run in a pod.
+// ExecRequest is a command to run in a pod or a node.
 type ExecRequest struct {
+	// Node is the node in whose namespace the command runs; empty: a pod's.
+	Node      string `json:"node,omitempty"`
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
 	Container string `json:"container,omitempty"` // the first one if empty
@@ -93,6 +95,14 @@ type ExecRequest struct {
 	// TTY gives the command a terminal of its own, if the caller's standard
 	// input is one.
 	TTY bool `json:"tty,omitempty"`
+}
+
+// where is the place of the command, for people.
+func (r *ExecRequest) where() string {
+	if r.Node != "" {
+		return "node " + r.Node
+	}
+	return "pod " + r.Namespace + "/" + r.Pod
 }
 
 // applyRequest is the body of an apply.

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exec runs commands in pods. The caller connects to a unix socket of its own,
+// exec runs commands in pods and nodes. The caller connects to a unix socket of its own,
 // sends an ExecRequest with its standard input, output and error attached
 // (SCM_RIGHTS), then signals to forward, and receives an execReply when the
 // command has ended. The command reads and writes the caller's files itself;
@@ -91,6 +91,9 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	if len(req.Command) == 0 || req.Command[0] == "" {
 		return nil, failure(ErrInput, "no command is given")
 	}
+	if req.Node != "" {
+		return s.execInNode(req, files)
+	}
 	p, err := s.pod(req.Namespace, req.Pod)
 	if err != nil {
 		return nil, err
@@ -100,7 +103,7 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 		return nil, err
 	}
 	p.mu.Lock()
-	there, final, reason := p.attached || p.ns == "", p.final, p.reason
+	there, final, reason := p.attached || p.spec.HostNetwork, p.final, p.reason
 	p.mu.Unlock()
 	switch {
 	case final != "":
@@ -116,6 +119,27 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 		return nil, failure(ErrConflict, "exec in pod %s: %v", p.key(), err)
 	}
 	s.log.Debug("command runs in pod", "pod", p.key().String(), "command", req.Command, "pid", proc.pid())
+	return proc, nil
+}
+
+// execInNode starts a command in a node's namespace.
+func (s *supervisor) execInNode(req ExecRequest, files [3]*os.File) (*process, error) {
+	n := s.node(req.Node)
+	if n == nil {
+		return nil, failure(ErrNotFound, "there is no node %s", req.Node)
+	}
+	n.mu.Lock()
+	connected, problem := n.connected, n.problem
+	n.mu.Unlock()
+	if !connected {
+		return nil, failure(ErrConflict, "node %s is not in the network yet: %s", req.Node, problem)
+	}
+	spec := processSpec{Hostname: n.name, Etc: n.space.etc, FallbackDir: s.options.Dir, Command: req.Command}
+	spec.Env = append([]string{"PATH=" + s.options.Path, "HOSTNAME=" + n.name, "HOME=" + homeOf(0, s.options.Home)}, req.Env...)
+	proc, err := startProcess(n.space.ns, spec, files, req.TTY)
+	if err != nil {
+		return nil, failure(ErrConflict, "exec in node %s: %v", req.Node, err)
+	}
 	return proc, nil
 }
 
