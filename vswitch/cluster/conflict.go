@@ -123,3 +123,56 @@ func overlaps(nodes []*Node) []Conflict {
 	}
 	return out
 }
+
+// ServiceConflicts returns what contradicts itself in services, in their order:
+// cluster IPs given twice, and node ports given twice for one protocol, to
+// which the health check's port belongs (TCP). A cluster IP that another
+// service has as external or load balancer address is none: clients inside and
+// outside may use one address for different things.
+func ServiceConflicts(services []*Service) []Conflict {
+	type nodePort struct {
+		protocol uint8
+		port     uint16
+	}
+	var out []Conflict
+	ips, ports := map[netip.Addr]*Service{}, map[nodePort]*Service{}
+	for _, v := range services {
+		bad := func(field, format string, args ...any) {
+			out = append(out, Conflict{Ref{KindService, v.Key()}, &v.Meta, field, fmt.Sprintf(format, args...)})
+		}
+		claim := func(p nodePort, field string) {
+			if p.port == 0 {
+				return
+			}
+			if owner, taken := ports[p]; !taken {
+				ports[p] = v
+			} else if owner != v {
+				bad(field, "%d is also a node port of Service %s", p.port, owner.Key())
+			} else {
+				bad(field, "%d is given twice", p.port)
+			}
+		}
+		for i, a := range v.ClusterIPs {
+			field := "spec.clusterIP"
+			if i > 0 {
+				field = fmt.Sprintf("spec.clusterIPs[%d]", i)
+			}
+			if owner, taken := ips[a]; taken {
+				bad(field, "%s is also the cluster IP of Service %s", a, owner.Key())
+				continue
+			}
+			ips[a] = v
+		}
+		if v.Type != ServiceNodePort && v.Type != ServiceLoadBalancer {
+			continue
+		}
+		for i := range v.Ports {
+			claim(nodePort{v.Ports[i].Protocol, v.Ports[i].NodePort}, fmt.Sprintf("spec.ports[%d].nodePort", i))
+		}
+		claim(nodePort{protocolTCP, v.HealthCheckPort}, "spec.healthCheckNodePort")
+	}
+	return out
+}
+
+// protocolTCP is packet.ProtoTCP.
+const protocolTCP = 6

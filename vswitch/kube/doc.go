@@ -8,7 +8,7 @@
 // of it is used. Kinds that the switch does not handle are skipped with a
 // Warning. Defaults are filled in as the API server does.
 //
-// Fields that nothing acts on (volumes, resources, affinity, probes and others)
+// Fields that nothing acts on (volumes, resources, affinity and others)
 // are accepted, kept in Meta.Manifest, and shown again by Encode. Where that
 // makes a difference, there is one Warning an object and field. A container
 // needs no image, since the image is not used.

@@ -26,10 +26,9 @@ const (
 	JSON Format = "json"
 )
 
-// Encode writes one noun (*cluster.Pod, *cluster.Node, *cluster.Namespace or
-// *cluster.Deployment) in Kubernetes form, as kubectl get shows it: the
-// manifest it came from, where there is one, with metadata and status as they
-// are now.
+// Encode writes one noun, a pointer to one of package cluster's, in Kubernetes
+// form, as kubectl get shows it: the manifest it came from, where there is one,
+// with metadata, status and what was allocated as they are now.
 func Encode(noun any, f Format) ([]byte, error) {
 	o, err := object(noun)
 	if err != nil {
@@ -77,6 +76,12 @@ func object(noun any) (runtime.Object, error) {
 		return fromPod(n)
 	case *cluster.Deployment:
 		return fromDeployment(n)
+	case *cluster.Service:
+		return fromService(n)
+	case *cluster.EndpointSlice:
+		return fromEndpointSlice(n)
+	case *cluster.Endpoints:
+		return fromEndpoints(n)
 	}
 	return nil, fmt.Errorf("encode: a %T has no Kubernetes form", noun)
 }

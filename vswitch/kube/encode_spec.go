@@ -41,7 +41,10 @@ func fromPodSpec(p *cluster.Pod) corev1.PodSpec {
 }
 
 func fromContainer(c *cluster.Container) corev1.Container {
-	out := corev1.Container{Name: c.Name, Image: c.Image, Command: c.Command, WorkingDir: c.WorkingDir}
+	out := corev1.Container{
+		Name: c.Name, Image: c.Image, Command: c.Command, WorkingDir: c.WorkingDir,
+		StartupProbe: fromProbe(c.Startup), LivenessProbe: fromProbe(c.Liveness), ReadinessProbe: fromProbe(c.Readiness), Lifecycle: fromPreStop(c.PreStop),
+	}
 	for _, e := range c.Env {
 		name, value, _ := strings.Cut(e, "=")
 		v := corev1.EnvVar{Name: name, Value: value}
@@ -51,12 +54,7 @@ func fromContainer(c *cluster.Container) corev1.Container {
 		out.Env = append(out.Env, v)
 	}
 	for _, p := range c.Ports {
-		port := corev1.ContainerPort{Name: p.Name, ContainerPort: int32(p.Port), HostPort: int32(p.HostPort)}
-		for name, number := range protocolNumbers {
-			if number == p.Protocol {
-				port.Protocol = name
-			}
-		}
+		port := corev1.ContainerPort{Name: p.Name, ContainerPort: int32(p.Port), HostPort: int32(p.HostPort), Protocol: protocolName(p.Protocol)}
 		if p.HostIP != (netip.Addr{}) {
 			port.HostIP = p.HostIP.String()
 		}

@@ -38,13 +38,20 @@ func bare() *Objects {
 		RestartPolicy: cluster.RestartOnFailure, GracePeriod: 7 * time.Second,
 		HostAliases: []cluster.HostAlias{{IP: addr("10.9.9.9"), Names: []string{"old.example"}}},
 		RunAsUser:   ptr(int64(70)), RunAsGroup: ptr(int64(71)),
-		InitContainers: []cluster.Container{{Name: "side", Command: []string{"s"}, Sidecar: true}},
+		InitContainers: []cluster.Container{{Name: "side", Command: []string{"s"}, Sidecar: true,
+			Startup: &cluster.Probe{Handler: cluster.Handler{TCP: &cluster.TCPSocket{PortName: "web"}}, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 30},
+			PreStop: &cluster.Handler{Sleep: 2 * time.Second}}},
 		Containers: []cluster.Container{{
 			Name: "c", Image: "img:1", Command: []string{"run", "$(IP)"}, WorkingDir: "/srv",
 			Env: []string{"A=1", "IP=", "EMPTY="}, EnvFields: map[string]string{"IP": "status.podIP"},
 			Ports: []cluster.ContainerPort{{Name: "web", Port: 80, Protocol: 6}, {Name: "dns", Port: 53, HostPort: 5353, HostIP: addr("10.0.0.1"), Protocol: 17},
 				{Name: "sctp", Port: 9, Protocol: 132}},
 			RunAsUser: ptr(int64(0)),
+			Liveness: &cluster.Probe{Handler: cluster.Handler{Exec: []string{"true"}}, InitialDelay: 5 * time.Second, Period: 10 * time.Second, Timeout: 2 * time.Second,
+				SuccessThreshold: 1, FailureThreshold: 3, GracePeriod: ptr(4 * time.Second)},
+			Readiness: &cluster.Probe{Handler: cluster.Handler{HTTP: &cluster.HTTPGet{HTTPS: true, Host: "a.example", Port: 8443, Path: "/ready",
+				Headers: [][2]string{{"X-A", "1"}, {"X-A", "2"}}}}, Period: time.Second, Timeout: time.Second, SuccessThreshold: 2, FailureThreshold: 3},
+			PreStop: &cluster.Handler{HTTP: &cluster.HTTPGet{PortName: "web", Path: "/quit"}},
 		}},
 	}
 	running := pod
@@ -67,7 +74,9 @@ func bare() *Objects {
 	template := pod
 	template.Node, template.RestartPolicy = "", cluster.RestartAlways
 	template.Labels = map[string]string{"app": "web"}
+	services, slices, endpoints := bareServices(meta)
 	return &Objects{
+		Services: services, EndpointSlices: slices, Endpoints: endpoints,
 		Namespaces: []*cluster.Namespace{{Meta: meta("", "shop")}},
 		Nodes: []*cluster.Node{{Meta: meta("", "n1"), Addresses: []netip.Addr{addr("172.29.0.1"), addr("fd00:10:29::1")},
 			ExtraAddresses: []netip.Addr{addr("192.168.1.1")},
@@ -81,24 +90,38 @@ func bare() *Objects {
 	}
 }
 
+func metas(o *Objects) (list []*cluster.Meta) {
+	for _, n := range nouns(o) {
+		switch n := n.(type) {
+		case *cluster.Namespace:
+			list = append(list, &n.Meta)
+		case *cluster.Node:
+			list = append(list, &n.Meta)
+		case *cluster.Pod:
+			list = append(list, &n.Meta)
+		case *cluster.Deployment:
+			list = append(list, &n.Meta)
+		case *cluster.Service:
+			list = append(list, &n.Meta)
+		case *cluster.EndpointSlice:
+			list = append(list, &n.Meta)
+		case *cluster.Endpoints:
+			list = append(list, &n.Meta)
+		}
+	}
+	return list
+}
+
 // normalize clears what reading adds.
 func normalize(o *Objects) *Objects {
-	var metas []*cluster.Meta
 	for _, n := range o.Namespaces {
-		metas = append(metas, &n.Meta)
 		delete(n.Labels, corev1.LabelMetadataName)
 	}
-	for _, n := range o.Nodes {
-		metas = append(metas, &n.Meta)
-	}
-	for _, p := range o.Pods {
-		metas = append(metas, &p.Meta)
+	for _, m := range metas(o) {
+		m.Manifest, m.Source = nil, ""
 	}
 	for _, d := range o.Deployments {
-		metas = append(metas, &d.Meta, &d.Template.Meta)
-	}
-	for _, m := range metas {
-		m.Manifest, m.Source = nil, ""
+		d.Template.Manifest = nil
 	}
 	return o
 }

@@ -82,17 +82,8 @@ func oneLineOnly(t *testing.T, s string) {
 }
 
 func clearSource(o *Objects) {
-	for _, p := range o.Pods {
-		p.Source = ""
-	}
-	for _, n := range o.Nodes {
-		n.Source = ""
-	}
-	for _, n := range o.Namespaces {
-		n.Source = ""
-	}
-	for _, d := range o.Deployments {
-		d.Source = ""
+	for _, m := range metas(o) {
+		m.Source = ""
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"vswitch/vswitch/cluster"
@@ -25,7 +26,10 @@ func (t typeMeta) group() string {
 }
 
 // handled are the kinds that become nouns, and their version.
-var handled = map[string]string{"Namespace": "v1", "Node": "v1", "Pod": "v1", "Deployment": "apps/v1"}
+var handled = map[string]string{
+	"Namespace": "v1", "Node": "v1", "Pod": "v1", "Deployment": "apps/v1",
+	"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Endpoints": "v1",
+}
 
 // manifest reads one object, or the items of a List. inherited is the type of
 // items that do not say it themselves.
@@ -168,6 +172,44 @@ func (l *loader) object(m *manifest, kind, name string, tree map[string]any) {
 			l.podNoEffect(m, name, "spec.template.spec", &o.Spec.Template.Spec)
 			if l.add(m, cluster.Ref{Kind: cluster.KindDeployment, Key: d.Key()}, &d.Meta) {
 				l.objects.Deployments = append(l.objects.Deployments, d)
+			}
+		}
+	case "Service", "EndpointSlice", "Endpoints":
+		l.serviceObject(m, kind, name, tree)
+	}
+}
+
+// serviceObject is object for services and what lies behind them.
+func (l *loader) serviceObject(m *manifest, kind, name string, tree map[string]any) {
+	switch kind {
+	case "Service":
+		if o, ok := decode(l, m, name, tree, defaultService, validateService); ok {
+			l.generateName(cluster.KindService, &o.ObjectMeta, o)
+			l.serviceNoEffect(m, name, o)
+			normalizeService(o)
+			v := toService(o)
+			if l.add(m, cluster.Ref{Kind: cluster.KindService, Key: v.Key()}, &v.Meta) {
+				l.objects.Services = append(l.objects.Services, v)
+			}
+		}
+	case "EndpointSlice":
+		if o, ok := decode(l, m, name, tree, defaultEndpointSlice, validateEndpointSlice); ok {
+			if o.AddressType == discoveryv1.AddressTypeFQDN {
+				l.warn(m, kind, name, "addressType FQDN is not used by services; skipped")
+				return
+			}
+			l.generateName(cluster.KindEndpointSlice, &o.ObjectMeta, o)
+			v := toEndpointSlice(o)
+			if l.add(m, cluster.Ref{Kind: cluster.KindEndpointSlice, Key: v.Key()}, &v.Meta) {
+				l.objects.EndpointSlices = append(l.objects.EndpointSlices, v)
+			}
+		}
+	case "Endpoints":
+		if o, ok := decode(l, m, name, tree, defaultEndpoints, validateEndpoints); ok {
+			l.generateName(cluster.KindEndpoints, &o.ObjectMeta, o)
+			v := toEndpoints(o)
+			if l.add(m, cluster.Ref{Kind: cluster.KindEndpoints, Key: v.Key()}, &v.Meta) {
+				l.objects.Endpoints = append(l.objects.Endpoints, v)
 			}
 		}
 	}

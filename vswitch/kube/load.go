@@ -194,7 +194,8 @@ func (l *loader) file(name string, data []byte) {
 
 // conflicts checks the objects against each other.
 func (l *loader) conflicts() {
-	for _, c := range cluster.Conflicts(l.objects.Nodes, l.objects.Pods) {
+	found := cluster.Conflicts(l.objects.Nodes, l.objects.Pods)
+	for _, c := range append(found, cluster.ServiceConflicts(l.objects.Services)...) {
 		if m := l.origin[c.Object]; m != nil {
 			l.fail(m.failure(c.Ref.String(), c.Field, c.Message))
 		}

@@ -121,6 +121,15 @@ func nouns(o *Objects) (list []any) {
 	for _, p := range o.Pods {
 		list = append(list, p)
 	}
+	for _, v := range o.Services {
+		list = append(list, v)
+	}
+	for _, e := range o.EndpointSlices {
+		list = append(list, e)
+	}
+	for _, e := range o.Endpoints {
+		list = append(list, e)
+	}
 	return list
 }
 

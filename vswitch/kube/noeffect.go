@@ -34,9 +34,16 @@ var podFields = []struct {
 }
 
 const (
-	whenReady   = "the pod counts as ready when its containers run"
+	whenReady   = "the pod counts as ready when its containers are"
 	seesMachine = "a container sees the files of this machine"
+	speaksHTTP1 = "the probe speaks HTTP/1.1"
 )
+
+func isGRPC(p *corev1.Probe) bool { return p != nil && p.GRPC != nil }
+
+func isHTTP2(p *corev1.Probe) bool {
+	return p != nil && p.HTTPGet != nil && p.HTTPGet.Protocol != nil && *p.HTTPGet.Protocol == corev1.HTTPProtocolHTTP2
+}
 
 // containerFields are those of a container.
 var containerFields = []struct {
@@ -46,10 +53,17 @@ var containerFields = []struct {
 }{
 	{"args", func(c *corev1.Container) bool { return len(c.Args) > 0 && len(c.Command) == 0 }, "without a command, a built-in server runs in place of the image"},
 	{"envFrom", func(c *corev1.Container) bool { return len(c.EnvFrom) > 0 }, "variables from a ConfigMap or Secret stay unset"},
-	{"lifecycle", func(c *corev1.Container) bool { return c.Lifecycle != nil }, "hooks are not run"},
-	{"livenessProbe", func(c *corev1.Container) bool { return c.LivenessProbe != nil }, "a container is restarted only when it ends"},
-	{"readinessProbe", func(c *corev1.Container) bool { return c.ReadinessProbe != nil }, whenReady},
-	{"startupProbe", func(c *corev1.Container) bool { return c.StartupProbe != nil }, "a container counts as started when it runs"},
+	{"lifecycle.postStart", func(c *corev1.Container) bool { return c.Lifecycle != nil && c.Lifecycle.PostStart != nil }, "only preStop handlers are run"},
+	{"lifecycle.preStop.tcpSocket", func(c *corev1.Container) bool {
+		return c.Lifecycle != nil && c.Lifecycle.PreStop != nil && c.Lifecycle.PreStop.TCPSocket != nil
+	}, "the kubelet does not act on it either; use exec, httpGet or sleep"},
+	{"lifecycle.stopSignal", func(c *corev1.Container) bool { return c.Lifecycle != nil && c.Lifecycle.StopSignal != nil }, "every container is sent SIGTERM"},
+	{"livenessProbe.grpc", func(c *corev1.Container) bool { return isGRPC(c.LivenessProbe) }, "a container is restarted only when it ends; use exec, httpGet or tcpSocket"},
+	{"readinessProbe.grpc", func(c *corev1.Container) bool { return isGRPC(c.ReadinessProbe) }, "a container is ready when it runs; use exec, httpGet or tcpSocket"},
+	{"startupProbe.grpc", func(c *corev1.Container) bool { return isGRPC(c.StartupProbe) }, "a container counts as started when it runs; use exec, httpGet or tcpSocket"},
+	{"livenessProbe.httpGet.protocol", func(c *corev1.Container) bool { return isHTTP2(c.LivenessProbe) }, speaksHTTP1},
+	{"readinessProbe.httpGet.protocol", func(c *corev1.Container) bool { return isHTTP2(c.ReadinessProbe) }, speaksHTTP1},
+	{"startupProbe.httpGet.protocol", func(c *corev1.Container) bool { return isHTTP2(c.StartupProbe) }, speaksHTTP1},
 	{"stdin", func(c *corev1.Container) bool { return c.Stdin }, "a container's standard input is empty"},
 	{"tty", func(c *corev1.Container) bool { return c.TTY }, "a container has no terminal; vswitch exec -t gives one"},
 	{"volumeDevices", func(c *corev1.Container) bool { return len(c.VolumeDevices) > 0 }, seesMachine},
@@ -108,5 +122,36 @@ func (l *loader) podNoEffect(m *manifest, object, path string, s *corev1.PodSpec
 func (l *loader) nodeNoEffect(m *manifest, object string, n *corev1.Node) {
 	if len(n.Spec.Taints) > 0 {
 		l.noEffect(m, object, "spec.taints", "taints", "pods are put on the node all the same; unschedulable keeps new ones away")
+	}
+}
+
+// serviceNoEffect warns of the fields and annotations of a service.
+func (l *loader) serviceNoEffect(m *manifest, object string, v *corev1.Service) {
+	s := &v.Spec
+	warn := func(path, name, why string) { l.noEffect(m, object, path, name, why) }
+	if s.HealthCheckNodePort != 0 && !needsHealthCheck(s) {
+		warn("spec.healthCheckNodePort", "healthCheckNodePort", "only services of type LoadBalancer with externalTrafficPolicy Local have it")
+	}
+	if name, _, ok := annotated(v.Annotations, annotationHealthCheck, annotationHealthCheckAlpha); ok && !needsHealthCheck(s) {
+		warn("metadata.annotations["+name+"]", name, "only services of type LoadBalancer with externalTrafficPolicy Local have it")
+	}
+	local := s.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+	if name, value, ok := annotated(v.Annotations, annotationExternalTraffic, annotationExternalTrafficAlpha); ok && local != (value == externalOnlyLocal) {
+		warn("metadata.annotations["+name+"]", name, "spec.externalTrafficPolicy is set, too")
+	}
+	if _, ok := v.Annotations[annotationSourceRanges]; ok && len(s.LoadBalancerSourceRanges) > 0 {
+		warn("metadata.annotations["+annotationSourceRanges+"]", annotationSourceRanges, "spec.loadBalancerSourceRanges is set, too")
+	}
+	name, value, ok := annotated(v.Annotations, corev1.AnnotationTopologyMode, corev1.DeprecatedAnnotationTopologyAwareHints)
+	if ok && !strings.EqualFold(value, "disabled") {
+		warn("metadata.annotations["+name+"]", name, "use spec.trafficDistribution PreferSameZone")
+	}
+	if s.LoadBalancerIP != "" {
+		if _, ok := balancerIP(s); !ok {
+			warn("spec.loadBalancerIP", "loadBalancerIP", "it is not an IP address")
+		}
+	}
+	if len(v.Status.LoadBalancer.Ingress) > 0 && s.Type != corev1.ServiceTypeLoadBalancer {
+		warn("status.loadBalancer", "status.loadBalancer", "only services of type LoadBalancer have it")
 	}
 }

@@ -204,8 +204,21 @@ func podOf(s *corev1.PodSpec) *cluster.Pod {
 
 var protocolNumbers = map[corev1.Protocol]uint8{corev1.ProtocolTCP: 6, corev1.ProtocolUDP: 17, corev1.ProtocolSCTP: 132}
 
+// protocolName is empty for a number that no port has.
+func protocolName(number uint8) corev1.Protocol {
+	for name, n := range protocolNumbers {
+		if n == number {
+			return name
+		}
+	}
+	return ""
+}
+
 func toContainer(c *corev1.Container) cluster.Container {
-	out := cluster.Container{Name: c.Name, Image: c.Image, WorkingDir: c.WorkingDir}
+	out := cluster.Container{
+		Name: c.Name, Image: c.Image, WorkingDir: c.WorkingDir,
+		Startup: toProbe(c.StartupProbe), Liveness: toProbe(c.LivenessProbe), Readiness: toProbe(c.ReadinessProbe), PreStop: toPreStop(c.Lifecycle),
+	}
 	if len(c.Command) > 0 {
 		out.Command = append(append([]string{}, c.Command...), c.Args...)
 	}

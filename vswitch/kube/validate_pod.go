@@ -23,10 +23,13 @@ func validatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 	for _, list := range []struct {
 		path       *field.Path
 		containers []corev1.Container
-	}{{path.Child("initContainers"), s.InitContainers}, {path.Child("containers"), s.Containers}} {
+		init       bool
+	}{{path.Child("initContainers"), s.InitContainers, true}, {path.Child("containers"), s.Containers, false}} {
 		for i := range list.containers {
 			c, at := &list.containers[i], list.path.Index(i)
 			errs = append(errs, validateContainer(c, at)...)
+			runsToEnd := list.init && (c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways)
+			errs = append(errs, validateHooks(c, at, runsToEnd, *s.TerminationGracePeriodSeconds)...)
 			if c.Name != "" && names[c.Name] {
 				errs = append(errs, field.Duplicate(at.Child("name"), c.Name))
 			}
@@ -42,7 +45,7 @@ func validatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if !slices.Contains(dns, s.DNSPolicy) {
 		errs = append(errs, field.NotSupported(path.Child("dnsPolicy"), s.DNSPolicy, dns))
 	}
-	if g := *s.TerminationGracePeriodSeconds; g < 0 || g > 1<<31 {
+	if g := *s.TerminationGracePeriodSeconds; g < 0 || g > maxGrace {
 		errs = append(errs, field.Invalid(path.Child("terminationGracePeriodSeconds"), g, "must be 0 or more, and not more than 2147483648"))
 	}
 	if s.NodeName != "" {
@@ -69,6 +72,9 @@ func validatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 	}
 	return errs
 }
+
+// maxGrace is the longest grace period, in seconds: one that a Duration holds.
+const maxGrace = 1 << 31
 
 func validateUser(user, group *int64, path *field.Path) (errs field.ErrorList) {
 	if user != nil {
