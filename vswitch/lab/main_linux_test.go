@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 			os.Exit(testEcho())
 		case "test-talk":
 			os.Exit(testTalk(os.Args[2], os.Args[3:]))
+		case "test-health":
+			os.Exit(testHealth(os.Args[2]))
 		case "test-etc":
 			os.Exit(testEtc(os.Args[2], os.Args[3]))
 		}

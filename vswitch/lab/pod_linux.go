@@ -226,9 +226,9 @@ func (p *pod) runContainers() cluster.PodPhase {
 func (p *pod) waitStarted(c *container) {
 	for p.ctx.Err() == nil {
 		p.mu.Lock()
-		running := c.status.Running
+		started := c.status.Running && c.started
 		p.mu.Unlock()
-		if running {
+		if started {
 			return
 		}
 		sleep(p.ctx, 20*time.Millisecond)
