@@ -72,7 +72,7 @@ func (d *decider) source(b *packet.Batch, p *packet.Packet, info *PortInfo) Reas
 			return d.drop(Spoofed, "source", "neither a peer nor the host owns {addr}", "", src)
 		}
 	case PortOutside:
-		if d.tables.Routes.Lookup(src) != nil || d.tables.Cluster.Lookup(src) != nil {
+		if hop := d.tables.Routes.Lookup(src); hop != nil && hop.Kind != fib.Outside || d.tables.Cluster.Lookup(src) != nil {
 			return d.drop(Spoofed, "source", "{addr} belongs to the cluster, and came from outside", "", src)
 		}
 		if p.Tuple.Flags&packet.Routed == 0 {
@@ -116,7 +116,7 @@ func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
 		d.did("bridge", "{addr} is {name} on this node", hop.Name, &p.Tuple.Dst)
 		return hop, Forwarded
 	}
-	if hop.Kind == fib.Peer && p.In >= packet.PeerBase || (hop.Kind == fib.Peer || hop.Kind == fib.Host) && p.In == hop.Port {
+	if hop.Kind == fib.Peer && p.In >= packet.PeerBase || hop.Kind != fib.Pod && p.In == hop.Port {
 		// From one peer to another: the ranges are not ours, and a loop would follow.
 		return nil, d.drop(NoRoute, "route", "{addr} is not on this node", "", &p.Tuple.Dst)
 	}
@@ -126,9 +126,10 @@ func (d *decider) route(b *packet.Batch, p *packet.Packet) (*fib.Hop, Reason) {
 
 // routeWords say in a trace what was found, by kind of hop.
 var routeWords = [...]string{
-	fib.Pod:  "{addr} is {name} on this node",
-	fib.Peer: "{addr} is behind {name}",
-	fib.Host: "{addr} is {name}'s own",
+	fib.Pod:     "{addr} is {name} on this node",
+	fib.Peer:    "{addr} is behind {name}",
+	fib.Host:    "{addr} is {name}'s own",
+	fib.Outside: "{addr} is outside",
 }
 
 // fill writes what the packets of the flow need on their way to hop.

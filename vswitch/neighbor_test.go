@@ -26,6 +26,8 @@ func newNodeRig(t *testing.T) *rig {
 		r.tables.Routes = r.tables.Routes.Insert(netip.PrefixFrom(ip, ip.BitLen()), host)
 	}
 	r.tables.Ports[id] = &info
+	out := &fib.Hop{Kind: fib.Outside, Port: r.ids["outside"], MTU: 1450, MAC: macPeer, Name: "outside"}
+	r.tables.Routes = r.tables.Routes.Insert(netip.MustParsePrefix("203.0.113.0/24"), out)
 	r.publish()
 	return r
 }
@@ -56,6 +58,13 @@ func TestNodePort(t *testing.T) {
 		{"the node with another MAC", "node", macGW, macPeer, [2]string{node4, podA}, "", Spoofed},
 		{"the node to itself", "node", macGW, macNode, [2]string{node4, node4}, "", NoRoute},
 		{"a client to the node", "outside", macGW, macPeer, [2]string{client4, node4}, "node", 0},
+		{"a client to a pod", "outside", macGW, macPeer, [2]string{client4, podA}, "a", 0},
+		{"the node to a client", "node", macGW, macNode, [2]string{node4, client4}, "outside", 0},
+		{"a pod to a client", "a", macGW, macA, [2]string{podA, client4}, "outside", 0},
+		{"a pod as a client", "a", macGW, macA, [2]string{client4, podB}, "", Spoofed},
+		{"a peer as a client", "overlay", macVTEP, macPeer, [2]string{client4, podA}, "", Spoofed},
+		{"a client to a client", "outside", macGW, macPeer, [2]string{client4, "203.0.113.8"}, "", NoRoute},
+		{"a client as a peer", "outside", macGW, macPeer, [2]string{farNode, podA}, "", Spoofed},
 		{"a client as the node", "outside", macGW, macPeer, [2]string{node6, podB6}, "", Spoofed},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -147,7 +147,7 @@ func (w *worker) resolve(a *packet.Addr, info *PortInfo) (mac [6]byte, ok bool) 
 	switch hop.Kind {
 	case fib.Pod:
 		return hop.MAC, true
-	case fib.Local, fib.Peer, fib.Host:
+	case fib.Local, fib.Peer, fib.Host, fib.Outside:
 		return w.tables.GatewayMAC, true
 	}
 	return mac, false

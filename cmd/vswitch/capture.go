@@ -66,7 +66,7 @@ pcapng, until Ctrl-C. Superpackets appear whole, as the switch handles them.
 	c.Flags().StringVar(&node, "node", "", "all ports of this node (default the first one)")
 	c.Flags().StringVarP(&file, "write", "w", "", "file to write (default standard output)")
 	c.MarkFlagsMutuallyExclusive("pod", "node")
-	completeFlag(c, "pod", completePlaces)
+	completeFlag(c, "pod", completePods)
 	completeFlag(c, "node", completeNodes)
 	return c
 }

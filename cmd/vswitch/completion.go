@@ -59,7 +59,7 @@ var (
 		}
 		return names
 	})
-	// completePlaces completes NAMESPACE/POD and node/NODE.
+	// completePlaces completes NAMESPACE/POD, node/NODE and outside.
 	completePlaces = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
 		pods, _ := client.Pods(ctx)
 		for _, p := range pods {
@@ -69,7 +69,7 @@ var (
 		for _, n := range nodes {
 			names = append(names, "node/"+n.Name)
 		}
-		return names
+		return append(names, "outside")
 	})
 	// completeTargets completes NAMESPACE/POD:PORT.
 	completeTargets = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {

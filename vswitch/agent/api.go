@@ -14,6 +14,8 @@ import (
 //	DELETE /v1/pods/{namespace}/{name}
 //	PUT    /v1/ports/node                  PortRequest -> PortStatus; the same request again changes nothing
 //	DELETE /v1/ports/node
+//	PUT    /v1/ports/outside               OutsideRequest -> OutsideStatus
+//	DELETE /v1/ports/outside
 //	GET    /v1/pods | /v1/nodes | /v1/routes | /v1/neighbors | /v1/flows
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
@@ -99,6 +101,25 @@ type PortStatus struct {
 	Counters  *Counters    `json:"counters,omitempty"`
 }
 
+// OutsideRequest asks a node to attach its outside port: a unix datagram socket,
+// a frame each, by which clients that are not of the cluster reach the node.
+type OutsideRequest struct {
+	// Socket is the node's, Remote that of who is out there.
+	Socket string `json:"socket"`
+	Remote string `json:"remote"`
+	// Prefixes are the ranges that are out there.
+	Prefixes []netip.Prefix `json:"prefixes"`
+	// MTU of packets in bytes; 0 is that of pods.
+	MTU int `json:"mtu,omitempty"`
+}
+
+// OutsideStatus is the outside port as it is.
+type OutsideStatus struct {
+	OutsideRequest
+	// GatewayMAC is whom frames from outside must be addressed to.
+	GatewayMAC string `json:"gatewayMAC"`
+}
+
 // Counters of a port, from the switch's point of view: Rx is what the port
 // delivered to the switch. Bytes are of frames; a superpacket counts as its segments.
 type Counters struct {
@@ -146,7 +167,7 @@ type NodeStatus struct {
 // Route is a row of the forwarding table.
 type Route struct {
 	Prefix netip.Prefix `json:"prefix"`
-	Kind   string       `json:"kind"`          // "pod", "local" (the switch itself), "peer", "host" or "unreachable"
+	Kind   string       `json:"kind"`          // "pod", "local" (the switch itself), "peer", "host", "outside" or "unreachable"
 	To     string       `json:"to"`            // the pod's or node's name
 	Via    string       `json:"via,omitempty"` // the peer's VTEP, or the host's next hop in mode direct
 	Port   string       `json:"port,omitempty"`

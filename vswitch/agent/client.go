@@ -60,6 +60,11 @@ func (c *Client) DetachOwn(ctx context.Context) error {
 	return c.call(ctx, "DELETE", "/v1/ports/node", nil, nil)
 }
 
+// AttachOutside attaches the outside port, or confirms that it is attached.
+func (c *Client) AttachOutside(ctx context.Context, r OutsideRequest) (s OutsideStatus, err error) {
+	return s, c.call(ctx, "PUT", "/v1/ports/outside", r, &s)
+}
+
 // Pods lists all pods the node knows of, its own first.
 func (c *Client) Pods(ctx context.Context) (s []PodStatus, err error) {
 	return s, c.call(ctx, "GET", "/v1/pods", nil, &s)

@@ -4,8 +4,36 @@ import (
 	"net/netip"
 
 	"vswitch/vswitch"
+	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
+
+// OutsidePort is the port to who is not of the cluster, as the compiler sees it.
+type OutsidePort struct {
+	Port     uint16 // id at the switch
+	MAC      [6]byte
+	Prefixes []netip.Prefix // those that are out there
+	MTU      int
+}
+
+// SetOutside adds the outside port.
+func (c *Compiler) SetOutside(p OutsidePort) {
+	c.setPort(p.Port, &vswitch.PortInfo{Kind: vswitch.PortOutside, Name: outsidePortName, MAC: p.MAC, MTU: uint16(p.MTU)})
+	hop := &fib.Hop{Kind: fib.Outside, Port: p.Port, MTU: uint16(p.MTU), MAC: p.MAC, Name: outsidePortName}
+	for _, prefix := range p.Prefixes {
+		c.next.Routes = c.next.Routes.Insert(prefix, hop)
+	}
+}
+
+// DeleteOutside removes the outside port.
+func (c *Compiler) DeleteOutside(p OutsidePort) {
+	for _, prefix := range p.Prefixes {
+		if hop := c.next.Routes.Get(prefix); hop != nil && hop.Kind == fib.Outside && hop.Port == p.Port {
+			c.next.Routes = c.next.Routes.Delete(prefix)
+		}
+	}
+	c.setPort(p.Port, nil)
+}
 
 // OwnPort is the node port as the compiler sees it. The routes to it are those
 // of Self.Addresses, with Self.Uplink.

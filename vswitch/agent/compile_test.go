@@ -170,3 +170,18 @@ func TestCompileOwn(t *testing.T) {
 		t.Errorf("got\n%s\nwant%s", got, golden)
 	}
 }
+
+// TestCompileOutside: the outside is behind its port, while it is there.
+func TestCompileOutside(t *testing.T) {
+	c := compiled()
+	out := OutsidePort{Port: 3, MAC: outsideMAC, Prefixes: prefixes("203.0.113.0/24"), MTU: 1450}
+	c.SetOutside(out)
+	c.SetSelf(testSelf)
+	if got := words(dump(c.Publish())); !strings.Contains(got, "203.0.113.0/24 outside outside port 3 peer 0") {
+		t.Errorf("got\n%s", got)
+	}
+	c.DeleteOutside(out)
+	if got := dump(c.Publish()); words(got) != words(golden) {
+		t.Errorf("got\n%s\nwant%s", got, golden)
+	}
+}

@@ -45,6 +45,7 @@ type Node struct {
 	leases       map[string][]netip.Addr // of configured ports in the last run, by pod
 	portProblems map[string]string       // by pod
 	own          *ownPort                // the node port; nil: the switch has the node's addresses
+	outside      *outsidePort            // nil: not attached
 	peers        map[string]*peer        // by node name
 	problems     []string
 	strangers    []string // problems with nodes that cannot be peers
@@ -189,6 +190,9 @@ func (n *Node) close() {
 	}
 	if n.own != nil {
 		n.own.port.Close()
+	}
+	if n.outside != nil {
+		n.outside.port.Close()
 	}
 	n.mu.Unlock()
 	if n.link != nil {

@@ -118,3 +118,22 @@ func TestOwnErrors(t *testing.T) {
 		}
 	}
 }
+
+// TestOutsideErrors: what cannot be is one clear error.
+func TestOutsideErrors(t *testing.T) {
+	l := newLone(t)
+	dir := t.TempDir()
+	for _, c := range []struct {
+		r    OutsideRequest
+		want string
+	}{
+		{OutsideRequest{}, "socket is needed"},
+		{OutsideRequest{Socket: dir + "/a"}, "remote is needed"},
+		{OutsideRequest{Socket: dir + "/a", Remote: dir + "/b"}, "prefixes are needed"},
+		{OutsideRequest{Socket: dir + "/a", Remote: dir + "/b", Prefixes: prefixes("10.244.7.0/24")}, "prefix 10.244.7.0/24 is no range outside of the cluster"},
+	} {
+		if _, err := l.node.AttachOutside(context.Background(), c.r); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.r, err, c.want)
+		}
+	}
+}

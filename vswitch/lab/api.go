@@ -81,9 +81,11 @@ type LogRequest struct {
 	LogOptions
 }
 
-// ExecRequest is a command to run in a pod or a node.
+// ExecRequest is a command to run in a pod, a node, or outside of the cluster.
 type ExecRequest struct {
-	// Node is the node in whose namespace the command runs; empty: a pod's.
+	// Outside: the command runs outside of the cluster. Node is the node in
+	// whose namespace it runs. Neither: a pod's.
+	Outside   bool   `json:"outside,omitempty"`
 	Node      string `json:"node,omitempty"`
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
@@ -99,7 +101,10 @@ type ExecRequest struct {
 
 // where is the place of the command, for people.
 func (r *ExecRequest) where() string {
-	if r.Node != "" {
+	switch {
+	case r.Outside:
+		return "the network outside"
+	case r.Node != "":
 		return "node " + r.Node
 	}
 	return "pod " + r.Namespace + "/" + r.Pod

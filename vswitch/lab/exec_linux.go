@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -91,6 +92,9 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	if len(req.Command) == 0 || req.Command[0] == "" {
 		return nil, failure(ErrInput, "no command is given")
 	}
+	if req.Outside {
+		return s.execOutside(req, files)
+	}
 	if req.Node != "" {
 		return s.execInNode(req, files)
 	}
@@ -134,13 +138,33 @@ func (s *supervisor) execInNode(req ExecRequest, files [3]*os.File) (*process, e
 	if !connected {
 		return nil, failure(ErrConflict, "node %s is not in the network yet: %s", req.Node, problem)
 	}
-	spec := processSpec{Hostname: n.name, Etc: n.space.etc, FallbackDir: s.options.Dir, Command: req.Command}
-	spec.Env = append([]string{"PATH=" + s.options.Path, "HOSTNAME=" + n.name, "HOME=" + homeOf(0, s.options.Home)}, req.Env...)
+	spec := s.placeSpec(n.name, n.space.etc, req)
 	proc, err := startProcess(n.space.ns, spec, files, req.TTY)
 	if err != nil {
 		return nil, failure(ErrConflict, "exec in node %s: %v", req.Node, err)
 	}
 	return proc, nil
+}
+
+// execOutside starts a command as a client outside of the cluster.
+func (s *supervisor) execOutside(req ExecRequest, files [3]*os.File) (*process, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, 15*time.Second)
+	defer cancel()
+	if err := s.outside.open(ctx); err != nil {
+		return nil, failure(ErrConflict, "%v", err)
+	}
+	proc, err := startProcess(s.outside.ns, s.placeSpec("outside", "", req), files, req.TTY)
+	if err != nil {
+		return nil, failure(ErrConflict, "exec outside: %v", err)
+	}
+	return proc, nil
+}
+
+// placeSpec is a command that is in no pod.
+func (s *supervisor) placeSpec(host, etc string, req ExecRequest) processSpec {
+	spec := processSpec{Hostname: host, Etc: etc, FallbackDir: s.options.Dir, Command: req.Command}
+	spec.Env = append([]string{"PATH=" + s.options.Path, "HOSTNAME=" + host, "HOME=" + homeOf(0, s.options.Home)}, req.Env...)
+	return spec
 }
 
 // container returns a container by name, or the first one.

@@ -86,7 +86,9 @@ func TestProbes(t *testing.T) {
 	podEventually(t, c, "lost", func(p *cluster.Pod) bool {
 		return !p.Ready && strings.HasPrefix(p.Reason, `container main: its readiness probe cannot be made: command "no-such-program" was not found in PATH`)
 	})
-	p := podEventually(t, c, "server", func(p *cluster.Pod) bool { return strings.Contains(p.Reason, "its readiness probe failed") && !strings.Contains(p.Reason, "refused") })
+	p := podEventually(t, c, "server", func(p *cluster.Pod) bool {
+		return strings.Contains(p.Reason, "its readiness probe failed") && !strings.Contains(p.Reason, "refused")
+	})
 	url := "http://" + netip.AddrPortFrom(p.IPs[0], 8080).String()
 	if want := "container main: its readiness probe failed: " + url + "/ready says 500 Internal Server Error"; p.Ready || p.Reason != want || p.Phase != cluster.PodRunning {
 		t.Errorf("the pod is %s, ready %v: %q, want %q", p.Phase, p.Ready, p.Reason, want)

@@ -245,6 +245,9 @@ func (n *node) connect(ctx context.Context) error {
 		return err
 	}
 	n.update(func() { n.connected = true })
+	if err := n.sup.outside.connect(ctx, n); err != nil {
+		n.log.Warn("clients outside do not reach the node", "err", err)
+	}
 	return nil
 }
 
