@@ -25,7 +25,6 @@ func TestNodeSpace(t *testing.T) {
 	}
 	o.Objects.Pods[2].HostNetwork = true
 	c := start(t, o)
-	waitForPeers(t, c, 1)
 	nodes := map[string]*cluster.Node{}
 	s, err := c.State(t.Context())
 	if err != nil {
@@ -102,7 +101,6 @@ func TestNodeSpace(t *testing.T) {
 		}
 	}
 	waitReady(t, c)
-	waitForPeers(t, c, 1)
 	all()
 	if now := inode(place["node2"]); now != was {
 		t.Errorf("node2 was in %s, is in %s", was, now)
