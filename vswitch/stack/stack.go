@@ -31,8 +31,11 @@ import (
 	"vswitch/vswitch/port"
 )
 
-// nicID is the only interface of a stack.
-const nicID = 1
+// The interfaces of a stack: the port of the switch, and the way to itself.
+const (
+	nicID = 1 + iota
+	loopbackID
+)
 
 // Sizes of socket buffers in bytes.
 const (
@@ -205,6 +208,9 @@ func (s *Stack) configure(cfg *Config) error {
 	}
 	if err := s.stack.CreateNICWithOptions(nicID, s.link, stack.NICOptions{Name: "eth0"}); err != nil {
 		return fmt.Errorf("create interface: %w", errnoOf(err))
+	}
+	if err := s.stack.CreateNICWithOptions(loopbackID, newLoopback(), stack.NICOptions{Name: "lo"}); err != nil {
+		return fmt.Errorf("create loopback interface: %w", errnoOf(err))
 	}
 	for _, p := range cfg.Addrs {
 		a := tcpip.ProtocolAddress{
