@@ -91,7 +91,7 @@ func TestDuplex(t *testing.T) {
 	for _, c := range []struct {
 		queue int
 		bytes int64
-	}{{DefaultQueue, 16 << 20}, {256, 4 << 20}} {
+	}{{DefaultQueue, 4 << 20}, {256, 1 << 20}} {
 		for _, to := range []netip.Addr{addrs4[1], addrs6[1]} {
 			t.Run(fmt.Sprintf("queue_%d/%v", c.queue, to), func(t *testing.T) {
 				w := small(t, c.queue)

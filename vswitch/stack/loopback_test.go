@@ -19,7 +19,7 @@ func TestLoopback(t *testing.T) {
 				var wakes atomic.Int32
 				s.Notify(func() { wakes.Add(1) })
 				serveEcho(t, s, net.JoinHostPort(host, "7"))
-				echoes(t, s, netip.AddrPortFrom(to, 7).String(), 32, 16<<20, 20*time.Second)
+				echoes(t, s, netip.AddrPortFrom(to, 7).String(), 32, 4<<20, time.Minute)
 				loopbackUDP(t, s, to, net.JoinHostPort(host, "53"))
 				if _, err := s.Ping(context10(t), to, 4000); err != nil {
 					t.Error(err)

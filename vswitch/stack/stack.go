@@ -186,8 +186,11 @@ func New(cfg Config) (*Stack, error) {
 func (s *Stack) configure(cfg *Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	// RACK loses its timers under loss: a connection stalls for good
-	// (TestTCPSegments; google/gvisor issue 6113). SACK recovery does not.
+	// Losses are found by SACK, without RACK, which is said to take what is
+	// late for lost where round trips are short (google/gvisor issue 9778).
+	// It loses no timers: postXmit in tcp/snd.go sets one whenever anything
+	// is outstanding. The stalls that look so are of a congestion window that
+	// is zero or less (TestCongestionWindow).
 	recovery := tcpip.TCPRecovery(0)
 	for _, o := range []tcpip.SettableTransportProtocolOption{
 		&sack, &moderate, &recovery,
