@@ -58,16 +58,6 @@ func (c *container) loop(ctx context.Context, policy cluster.RestartPolicy) int 
 	return code
 }
 
-// sleep waits for d or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
 // runOnce runs one process to its end and returns its exit code, ExitNotStarted
 // if it could not be started. When ctx ends, the process is told to end; when a
 // probe finds that it must, too, and then it is to run again.
