@@ -3,6 +3,7 @@ package control
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -84,7 +85,7 @@ func (s *static) all(o *cluster.Objects) error {
 	for d := range s.tx.Own().Deployments.All() {
 		s.complete(d)
 	}
-	for ns := range s.missingNamespaces() {
+	for _, ns := range slices.Sorted(maps.Keys(s.missingNamespaces())) {
 		s.putNewNamespace(ns)
 	}
 	s.index.follow(s.tx.State(), s.tx.Own())
