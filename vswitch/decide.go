@@ -103,6 +103,9 @@ func (d *decider) source(w *passage) Reason {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
 	case PortNode:
+		if info.neighbor() && ([6]byte(w.b.Buf[w.p.Off+6:]) != info.MAC || !info.owns(src)) {
+			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
+		}
 		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Local && hop.Kind != fib.Host {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
@@ -120,7 +123,7 @@ func (d *decider) source(w *passage) Reason {
 			w.origin = nat.FromOutside
 		}
 	case PortOutside:
-		if d.tables.Routes.Lookup(src) != nil || d.tables.Cluster.Lookup(src) != nil {
+		if hop := d.tables.Routes.Lookup(src); hop != nil && hop.Kind != fib.Outside || d.tables.Cluster.Lookup(src) != nil {
 			return d.drop(Spoofed, "source", "{addr} belongs to the cluster, and came from outside", "", src)
 		}
 		if w.p.Tuple.Flags&packet.Routed == 0 {
@@ -203,7 +206,7 @@ func (d *decider) route(w *passage) Reason {
 		d.did("bridge", "{addr} is {name} on this node", hop.Name, dst)
 		return Forwarded
 	}
-	if (hop.Kind == fib.Peer || hop.Kind == fib.Host) && (p.In >= packet.PeerBase || p.In == hop.Port) && !w.turns() {
+	if (hop.Kind == fib.Peer && p.In >= packet.PeerBase || hop.Kind != fib.Pod && p.In == hop.Port) && !w.turns() {
 		// From one peer to another: the ranges are not ours, and a loop would follow.
 		w.hop = nil
 		return d.drop(NoRoute, "route", "{addr} is not on this node", "", dst)
@@ -218,9 +221,10 @@ func (w *passage) turns() bool { return w.service || w.known && w.conn.Flags&(na
 
 // routeWords say in a trace what was found, by kind of hop.
 var routeWords = [...]string{
-	fib.Pod:  "{addr} is {name} on this node",
-	fib.Peer: "{addr} is behind {name}",
-	fib.Host: "{addr} is the host's own",
+	fib.Pod:     "{addr} is {name} on this node",
+	fib.Peer:    "{addr} is behind {name}",
+	fib.Host:    "{addr} is {name}'s own",
+	fib.Outside: "{addr} is outside",
 }
 
 // masquerade gives the packet the node's own address as its source.

@@ -132,7 +132,7 @@ func (w *worker) arp(p *packet.Packet, info *PortInfo) Reason {
 	if !ok {
 		return Malformed
 	}
-	if info.Kind != PortPod || m.SenderMAC != info.MAC || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC {
+	if !info.neighbor() || m.SenderMAC != info.MAC || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC {
 		return Spoofed
 	}
 	// A probe (RFC 5227) has no sender address; an announcement asks for itself.
@@ -162,7 +162,7 @@ func (w *worker) resolve(a *packet.Addr, info *PortInfo) (mac [6]byte, ok bool) 
 	switch hop.Kind {
 	case fib.Pod:
 		return hop.MAC, true
-	case fib.Local, fib.Peer, fib.Host:
+	case fib.Local, fib.Peer, fib.Host, fib.Outside:
 		return w.tables.GatewayMAC, true
 	}
 	return mac, false
@@ -175,7 +175,7 @@ func (w *worker) icmp(p *packet.Packet, info *PortInfo) Reason {
 		return UnrelatedICMP
 	}
 	frame := w.in.Frame(p)
-	if info.Kind != PortPod {
+	if !info.neighbor() {
 		return UnrelatedICMP
 	}
 	if [6]byte(frame[6:12]) != info.MAC {
@@ -218,7 +218,7 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	if !ok {
 		return Malformed
 	}
-	if info.Kind == PortPod && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
+	if info.neighbor() && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
 		return Spoofed
 	}
 	// The error goes the way of an answer to the packet that it quotes.
@@ -258,6 +258,9 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 // multicast gives a broadcast or multicast packet to the other pods of this
 // node, within a rate.
 func (w *worker) multicast(p *packet.Packet, info *PortInfo) Reason {
+	if info.Kind == PortNode {
+		return Answered // there is nobody else on its link
+	}
 	if info.Kind != PortPod {
 		return NoRoute
 	}
