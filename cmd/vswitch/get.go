@@ -31,7 +31,15 @@ tables, of which -n shows what is about pods of that namespace. With --socket, a
 node that 'vswitch node' runs tells what it knows: ` + strings.Join(kindNames(daemonKinds), ", ") + `.
 
 Several kinds, as in services,pods, are a table each, with the kind before the names;
-in JSON and YAML they are one list.
+in JSON and YAML they are one list. Services with -o wide say in WHY what could not be
+done as asked, such as a port that no pod has.
+
+A flow is a connection as a node sees it: SOURCE and DESTINATION are those of its first
+packet as it came, FROM and TO who they are. Behind a SERVICE, the node sent it on to
+BACKEND, with the source SNAT-TO if that is another one than SOURCE. VIA is the node that
+shares the work, so that a client outside keeps its address: on the node where the
+client came in, the one that has the backend, and there, the one that answers go back
+through. PACKETS and BYTES are those of the one direction and of the other.
 
 With -w, it goes on until Ctrl-C with what is ADDED, MODIFIED or DELETED: rows of
 the table, or with -o json a line an event, {"type": "ADDED", "object": {...}}.

@@ -49,7 +49,7 @@ var getKinds = []getKind{
 	{names: "namespaces namespace ns", header: namespaceHeader, objects: namespaceRows},
 	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
 	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},
-	{names: "flows flow", header: flowHeader, wide: 11, table: flowRows},
+	{names: "flows flow", header: flowHeader, wide: 10, table: flowRows},
 }
 
 // daemonKinds are what a node that belongs to no cluster of this machine knows.

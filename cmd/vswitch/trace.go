@@ -61,7 +61,7 @@ With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
   vswitch trace -f ./k8s node/node1 shop/cart:8080 -o json
   vswitch trace -f ./k8s 203.0.113.7 '[fd00:10:244:2::3]:80' --at node2
   vswitch trace -f ./k8s --probes probes.jsonl | jq -r 'select(.verdict != "delivered") | .id'`,
-		ValidArgsFunction: nth(completePods, completeTargets),
+		ValidArgsFunction: nth(completeSenders, completeTargets),
 		RunE:              func(c *cobra.Command, args []string) error { return o.run(c, args) },
 	}
 	f := c.Flags()
