@@ -155,18 +155,28 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Re
 		if w.made.Full() {
 			break // they count as lost on the way
 		}
-		q := w.made.Append(frame)
-		q.In = p.In
-		w.made.Parse(q)
-		q.Tuple.Flags = p.Tuple.Flags
-		if q.Tuple.Flags&packet.Routed == 0 || w.made.DecrementTTL(q) {
-			if apply(w.made, q, &d.flow) {
-				w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
-			}
-		}
+		w.late(frame, p, d)
 	}
 	w.frags.release(d)
 	return Forwarded
+}
+
+// late sends a fragment that came before p, the first one of its datagram.
+func (w *worker) late(frame []byte, p *packet.Packet, d *datagram) {
+	q := w.made.Append(frame)
+	q.In, q.Hash = p.In, p.Hash
+	w.made.Parse(q)
+	q.Tuple.Flags = p.Tuple.Flags
+	if q.Tuple.Flags&packet.Routed != 0 && !w.made.DecrementTTL(q) || !apply(w.made, q, &d.flow) {
+		return
+	}
+	if q.WireLen() <= int(d.flow.MTU) {
+		w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+		return
+	}
+	whole := *q // the batch may move its descriptors
+	for it := w.made.Fragments(&whole, int(d.flow.MTU)); !w.made.Full() && w.piece(&it, &whole); {
+	}
 }
 
 // follow sends a fragment the way that was decided.

@@ -33,9 +33,11 @@ const (
 	Blackhole
 	// Host is this node's own kernel, behind the uplink in direct mode.
 	Host
+	// Outside is where clients outside the cluster are.
+	Outside
 )
 
-var kindNames = [...]string{"unreachable", "pod", "local", "peer", "blackhole", "host"}
+var kindNames = [...]string{"unreachable", "pod", "local", "peer", "blackhole", "host", "outside"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
