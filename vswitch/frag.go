@@ -146,7 +146,9 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Re
 		return w.refuse(p, v.reason)
 	}
 	d.decided = true
-	if r := w.follow(p, d); r != Forwarded {
+	r := w.follow(p, d)
+	if r != Forwarded && r != Answered { // it went, whole or cut
+		w.frags.release(d)
 		return r
 	}
 	// This fragment leaves from the batch it came in, the others from the
@@ -158,7 +160,7 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo) Re
 		w.late(frame, p, d)
 	}
 	w.frags.release(d)
-	return Forwarded
+	return r
 }
 
 // late sends a fragment that came before p, the first one of its datagram.
