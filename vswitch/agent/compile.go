@@ -123,6 +123,16 @@ func (c *Compiler) SetOverlay(port uint16, kind vswitch.PortKind, mtu int) {
 	c.setPort(port, &vswitch.PortInfo{Kind: kind, Name: linkName(kind), MTU: uint16(mtu)})
 }
 
+// SetOutside tells which port leads to clients outside of the cluster that are in
+// the given ranges, behind a router with that MAC.
+func (c *Compiler) SetOutside(port uint16, mac [6]byte, mtu int, to []netip.Prefix) {
+	c.setPort(port, &vswitch.PortInfo{Kind: vswitch.PortOutside, Name: "outside", MTU: uint16(mtu)})
+	hop := &fib.Hop{Kind: fib.Outside, Port: port, MTU: uint16(mtu), MAC: mac, Name: "outside"}
+	for _, p := range to {
+		c.next.Routes = c.next.Routes.Insert(p, hop)
+	}
+}
+
 func (c *Compiler) setPort(id uint16, info *vswitch.PortInfo) {
 	c.own()
 	for int(id) >= len(c.next.Ports) {
