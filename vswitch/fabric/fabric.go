@@ -218,6 +218,19 @@ func (f *Fabric) Follow(c cluster.Changes) {
 	f.publish()
 }
 
+// Outside gives the node a port to clients outside of the cluster, in the given
+// ranges and behind a router with that MAC, and returns the clients' end of it.
+func (n *Node) Outside(mac [6]byte, mtu int, to ...netip.Prefix) (*port.PipeEnd, error) {
+	near, far := port.Pipe(mtu)
+	id, err := n.Switch.Attach("outside", near)
+	if err != nil {
+		return nil, err
+	}
+	n.compiler.SetOutside(agent.OutsidePort{Port: id, MAC: mac, Prefixes: to, MTU: mtu})
+	n.Switch.Publish(n.compiler.Publish())
+	return far, nil
+}
+
 // Fail makes a node vanish from the others' tables, as when it has crashed.
 func (f *Fabric) Fail(name string) {
 	failed := f.Node(name)
