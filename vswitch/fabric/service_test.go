@@ -216,6 +216,14 @@ func TestClientOutsideSpoofs(t *testing.T) {
 			}
 		}
 		w.none("n1", "spoofed")
+		// An error that claims to come from the service.
+		w.talk("client", w.at("client", 2000), w.at("lb", 80), true, "c")
+		w.send("c", seg{src: w.at("c", 8080), dst: w.at("client", 2000), udp: true, payload: make([]byte, 50)})
+		_, answer := w.one("client")
+		w.raw("client", icmpError(w.T, answer, w.ip("a"), "port", 0, func(a netip.Addr) ([6]byte, [6]byte) { return w.macs("client", a) }), nil)
+		if out := w.all(); len(out) != 0 {
+			w.Errorf("an error from a pod's address: %s", describeArrivals(out))
+		}
 		w.send("client", seg{src: w.at("client", 1000), dst: w.at("c", 8080), flags: "S"})
 		w.none("n2", "spoofed")
 	})
@@ -322,8 +330,8 @@ func TestB01StaleUDP(t *testing.T) {
 	})
 }
 
-// TestB02FirstEndpoint and N to 0: a socket's fixed source port gets through as
-// soon as there is an endpoint, and is told when there is none any more.
+// TestB02FirstEndpoint: a socket's fixed source port gets through as soon as there
+// is an endpoint.
 func TestB02FirstEndpoint(t *testing.T) {
 	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
 		w.serve("")
@@ -350,6 +358,7 @@ func TestB02BecomesService(t *testing.T) {
 	})
 }
 
+// TestB03LastEndpoint: it is told as soon as there is none any more.
 func TestB03LastEndpoint(t *testing.T) {
 	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
 		w.serve("c")
