@@ -9,6 +9,7 @@ import (
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/packet"
+	"vswitch/vswitch/port"
 )
 
 // talk plays a connection from somebody to a service: question and answer,
@@ -638,5 +639,22 @@ func TestB17AffinityLives(t *testing.T) {
 		if !changed {
 			w.Error("the choice outlives its time")
 		}
+	})
+}
+
+// TestServiceOnNewNode: a node that comes later serves what is there.
+func TestServiceOnNewNode(t *testing.T) {
+	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
+		w.serve("c")
+		n, err := w.f.AddNode()
+		must(w.T, err)
+		p := n.Plan("x/new")
+		near, far := port.Pipe(1450)
+		must(w.T, p.Attach(near))
+		w.pods["new"], w.ends["new"] = p, far
+		w.talk("new", w.at("new", 1000), w.at("vip", 80), false, "c")
+		w.serve("c new")
+		w.serve("e")
+		w.talk("new", w.at("new", 1001), w.at("vip", 80), false, "e")
 	})
 }
