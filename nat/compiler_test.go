@@ -188,11 +188,11 @@ func firstDifference(got, want string) string {
 }
 
 // TestHealthCheck: terminating endpoints do not count, and an endpoint with
-// several ports counts once.
+// several ports, or both families, counts once.
 func TestHealthCheck(t *testing.T) {
 	svc := &cluster.Service{
 		Meta: cluster.Meta{Namespace: "x", Name: "a"}, Type: cluster.ServiceLoadBalancer, ExternalLocal: true, HealthCheckPort: 31000,
-		ClusterIPs: []netip.Addr{universe.addrs[0]},
+		ClusterIPs: []netip.Addr{universe.addrs[0], universe.addrs[10]},
 		Ports:      []cluster.ServicePort{{Name: "a", Protocol: 6, Port: 80}, {Name: "b", Protocol: 6, Port: 81}},
 	}
 	endpoint := func(last byte, node string, e cluster.Endpoint) cluster.Endpoint {
@@ -208,8 +208,12 @@ func TestHealthCheck(t *testing.T) {
 			endpoint(4, "n2", cluster.Endpoint{Ready: true, Serving: true}),
 		},
 	}
+	six := &cluster.EndpointSlice{Family: cluster.IPv6, Ports: sl.Ports, Endpoints: []cluster.Endpoint{
+		{Addresses: []netip.Addr{netip.MustParseAddr("fd00::1")}, Node: "n1", Ready: true, Serving: true},
+		{Addresses: []netip.Addr{netip.MustParseAddr("fd00::3")}, Node: "n1", Ready: true, Serving: true},
+	}}
 	c := NewCompiler(Self{Name: "n1"})
-	c.Set(svc, []*cluster.EndpointSlice{sl})
+	c.Set(svc, []*cluster.EndpointSlice{sl, six})
 	if port, n := c.HealthCheck(svc.Key()); port != 31000 || n != 2 {
 		t.Errorf("port %d, %d endpoints; want 31000, 2", port, n)
 	}

@@ -229,6 +229,9 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	if info.neighbor() && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
 		return Spoofed
 	}
+	if info.Kind == PortOutside && !w.outside(&p.Tuple.Src) {
+		return Spoofed
+	}
 	// The error goes the way of an answer to the packet that it quotes.
 	pass := passage{b: w.in, p: p, info: info, came: inner.Reverse()}
 	id, dir, ok := w.conns.Lookup(&pass.came)

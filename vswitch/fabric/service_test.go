@@ -9,6 +9,7 @@ import (
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/packet"
+	"vswitch/vswitch/port"
 )
 
 // talk plays a connection from somebody to a service: question and answer,
@@ -216,6 +217,14 @@ func TestClientOutsideSpoofs(t *testing.T) {
 			}
 		}
 		w.none("n1", "spoofed")
+		// An error that claims to come from the service.
+		w.talk("client", w.at("client", 2000), w.at("lb", 80), true, "c")
+		w.send("c", seg{src: w.at("c", 8080), dst: w.at("client", 2000), udp: true, payload: make([]byte, 50)})
+		_, answer := w.one("client")
+		w.raw("client", icmpError(w.T, answer, w.ip("a"), "port", 0, func(a netip.Addr) ([6]byte, [6]byte) { return w.macs("client", a) }), nil)
+		if out := w.all(); len(out) != 0 {
+			w.Errorf("an error from a pod's address: %s", describeArrivals(out))
+		}
 		w.send("client", seg{src: w.at("client", 1000), dst: w.at("c", 8080), flags: "S"})
 		w.none("n2", "spoofed")
 	})
@@ -322,8 +331,8 @@ func TestB01StaleUDP(t *testing.T) {
 	})
 }
 
-// TestB02FirstEndpoint and N to 0: a socket's fixed source port gets through as
-// soon as there is an endpoint, and is told when there is none any more.
+// TestB02FirstEndpoint: a socket's fixed source port gets through as soon as there
+// is an endpoint.
 func TestB02FirstEndpoint(t *testing.T) {
 	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
 		w.serve("")
@@ -350,6 +359,7 @@ func TestB02BecomesService(t *testing.T) {
 	})
 }
 
+// TestB03LastEndpoint: it is told as soon as there is none any more.
 func TestB03LastEndpoint(t *testing.T) {
 	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
 		w.serve("c")
@@ -629,5 +639,22 @@ func TestB17AffinityLives(t *testing.T) {
 		if !changed {
 			w.Error("the choice outlives its time")
 		}
+	})
+}
+
+// TestServiceOnNewNode: a node that comes later serves what is there.
+func TestServiceOnNewNode(t *testing.T) {
+	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
+		w.serve("c")
+		n, err := w.f.AddNode()
+		must(w.T, err)
+		p := n.Plan("x/new")
+		near, far := port.Pipe(1450)
+		must(w.T, p.Attach(near))
+		w.pods["new"], w.ends["new"] = p, far
+		w.talk("new", w.at("new", 1000), w.at("vip", 80), false, "c")
+		w.serve("c new")
+		w.serve("e")
+		w.talk("new", w.at("new", 1001), w.at("vip", 80), false, "e")
 	})
 }
