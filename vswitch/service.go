@@ -26,15 +26,11 @@ func (d *decider) service(w *passage) Reason {
 		return Forwarded
 	}
 	if w.known && w.came.Proto != packet.ProtoUDP {
-		if d.rec == nil {
-			d.conns.Delete(w.conn.ID)
-		}
+		d.forget(w.conn.ID)
 		return d.drop(BackendGone, "service", "{addr} is not there any more", "", &w.conn.Reply.Src)
 	}
 	if w.known { // UDP moves to another backend at once
-		if d.rec == nil {
-			d.conns.Delete(w.conn.ID)
-		}
+		d.forget(w.conn.ID)
 		w.known = false
 	}
 	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
@@ -50,9 +46,6 @@ func (d *decider) service(w *passage) Reason {
 		return d.drop(UnallocatedService, "service", "no service has {addr}", "", &w.came.Dst)
 	}
 	w.service = true
-	if w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) != packet.TCPSyn {
-		return d.drop(NoConnection, "service", "{name} knows no such connection", front.Service.Name, nil)
-	}
 	return d.balance(w, front)
 }
 
@@ -68,6 +61,9 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	case nat.NoEndpoints:
 		return d.drop(NoEndpoints, "service", "{name} has no endpoints", s.Name, nil)
 	}
+	if w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) != packet.TCPSyn {
+		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
+	}
 	b := d.choose(s, backends, w)
 	d.chose(front, backends, b)
 	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
@@ -75,7 +71,9 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	if w.origin == nat.FromIngress {
 		w.mapping.Zone, w.mapping.Via = translator, d.tables.Peer(w.p.In).ID
 	}
-	if w.masquerade && w.origin == nat.FromOutside && !d.tables.MasqueradeOutside {
+	// A node is outside, too, when it uses another one's node port; but no
+	// other node would believe that a packet with its address came from here.
+	if w.masquerade && w.info.Kind == PortOutside && !d.tables.MasqueradeOutside {
 		if d.preserve(w, b) {
 			return Forwarded
 		}
@@ -133,9 +131,10 @@ func (d *decider) follow(w *passage) bool {
 		if c.Orig.Proto != packet.ProtoUDP {
 			return true // its backend is the other node's business
 		}
-	} else if c.Flags&nat.DNAT == 0 {
+	} else if c.Flags&nat.DNAT == 0 && c.Orig.Proto != packet.ProtoUDP {
 		return true
 	}
+	// A datagram's address may have become a service's since.
 	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
 	if match != nat.Matched {
 		return true // the service ended; its connections need not

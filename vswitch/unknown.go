@@ -113,15 +113,23 @@ func (w *worker) cut(p *packet.Packet, f *nat.Flow) Reason {
 			w.flush(w.made, &w.outMade)
 			w.made.Reset()
 		}
-		off := w.made.Next()
-		n, ok := it.Next(w.made.Buf[off:])
-		if !ok {
+		if !w.piece(&it, p) {
 			return Answered
 		}
-		q := w.made.Add(off, n)
-		q.Out, q.Peer, q.Hash = p.Out, p.Peer, p.Hash
-		w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
 	}
+}
+
+// piece sends the next fragment of p. It reports false when there is none.
+func (w *worker) piece(it *packet.Fragmenter, p *packet.Packet) bool {
+	off := w.made.Next()
+	n, ok := it.Next(w.made.Buf[off:])
+	if !ok {
+		return false
+	}
+	q := w.made.Add(off, n)
+	q.Out, q.Peer, q.Hash = p.Out, p.Peer, p.Hash
+	w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+	return true
 }
 
 // arp answers a request from the tables. Nothing is ever flooded: a request
@@ -219,6 +227,9 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 		return Malformed
 	}
 	if info.neighbor() && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
+		return Spoofed
+	}
+	if info.Kind == PortOutside && !w.outside(&p.Tuple.Src) {
 		return Spoofed
 	}
 	// The error goes the way of an answer to the packet that it quotes.
