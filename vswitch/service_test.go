@@ -3,10 +3,8 @@ package vswitch
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"vswitch/nat"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/fib"
+	"vswitch/vswitch/kube/kubetest"
 	"vswitch/vswitch/packet"
 )
 
@@ -159,17 +158,6 @@ func TestB16NewOwner(t *testing.T) {
 // next packets find out. kube-proxy keeps TCP and SCTP connections to endpoints
 // that are gone altogether; here the client is told that they are.
 func TestCasesConntrackCleanup(t *testing.T) {
-	dir := os.Getenv("VSWITCH_CASES")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "shared", "cases")
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "kubeproxy-flows.json"))
-	if os.IsNotExist(err) {
-		t.Skip("kubeproxy-flows.json is not at hand; VSWITCH_CASES names its directory")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	var file struct {
 		ConntrackCleanup struct {
 			Service struct {
@@ -202,9 +190,7 @@ func TestCasesConntrackCleanup(t *testing.T) {
 			}
 		}
 	}
-	if err := json.Unmarshal(data, &file); err != nil {
-		t.Fatal(err)
-	}
+	kubetest.Cases(t, "kubeproxy-flows.json", &file)
 	c := &file.ConntrackCleanup
 	protos := map[string]uint8{"TCP": packet.ProtoTCP, "UDP": packet.ProtoUDP, "SCTP": packet.ProtoSCTP}
 	svc := &cluster.Service{Meta: cluster.Meta{Name: "x"}, ClusterIPs: []netip.Addr{netip.MustParseAddr(c.Service.Spec.ClusterIP)}}
