@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"vswitch/vswitch/packet"
@@ -57,21 +58,42 @@ func DefaultTimeouts() Timeouts {
 	}
 }
 
+// timeout is one of Timeouts and the name that people know it by.
+type timeout struct {
+	name string
+	d    *time.Duration
+}
+
+func (ts *Timeouts) all() []timeout {
+	return []timeout{
+		{"tcpSynSent", &ts.TCPSynSent}, {"tcpSynRecv", &ts.TCPSynRecv}, {"tcpEstablished", &ts.TCPEstablished},
+		{"tcpUnreplied", &ts.TCPUnreplied}, {"tcpFinWait", &ts.TCPFinWait}, {"tcpTimeWait", &ts.TCPTimeWait},
+		{"tcpClosed", &ts.TCPClosed}, {"udp", &ts.UDP}, {"udpStream", &ts.UDPStream}, {"icmp", &ts.ICMP},
+		{"sctpOpening", &ts.SCTPOpening}, {"sctpEstablished", &ts.SCTPEstablished},
+		{"sctpClosing", &ts.SCTPClosing}, {"generic", &ts.Generic},
+	}
+}
+
+// Set changes the timeout of a name, which is that of its field with the first
+// word in lower case: "tcpEstablished".
+func (ts *Timeouts) Set(name string, d time.Duration) error {
+	var names []string
+	for _, f := range ts.all() {
+		if f.name == name {
+			*f.d = d
+			return nil
+		}
+		names = append(names, f.name)
+	}
+	return fmt.Errorf("there is no conntrack timeout %q; there are %s", name, strings.Join(names, ", "))
+}
+
 // Validate returns what is wrong with the timeouts, all of it.
 func (ts *Timeouts) Validate() error {
 	var errs []error
-	for _, f := range []struct {
-		name string
-		d    time.Duration
-	}{
-		{"TCPSynSent", ts.TCPSynSent}, {"TCPSynRecv", ts.TCPSynRecv}, {"TCPEstablished", ts.TCPEstablished},
-		{"TCPUnreplied", ts.TCPUnreplied}, {"TCPFinWait", ts.TCPFinWait}, {"TCPTimeWait", ts.TCPTimeWait},
-		{"TCPClosed", ts.TCPClosed}, {"UDP", ts.UDP}, {"UDPStream", ts.UDPStream}, {"ICMP", ts.ICMP},
-		{"SCTPOpening", ts.SCTPOpening}, {"SCTPEstablished", ts.SCTPEstablished},
-		{"SCTPClosing", ts.SCTPClosing}, {"Generic", ts.Generic},
-	} {
-		if f.d <= 0 || f.d > maxTimeout {
-			errs = append(errs, fmt.Errorf("conntrack timeout %s: %v is outside 1s..%v", f.name, f.d, maxTimeout))
+	for _, f := range ts.all() {
+		if *f.d <= 0 || *f.d > maxTimeout {
+			errs = append(errs, fmt.Errorf("conntrack timeout %s: %v is outside 1s..%v", f.name, *f.d, maxTimeout))
 		}
 	}
 	return errors.Join(errs...)

@@ -1,14 +1,12 @@
 package nat
 
 import (
-	"encoding/json"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/kube/kubetest"
 	"vswitch/vswitch/packet"
 )
 
@@ -16,17 +14,6 @@ import (
 // all endpoints that it needs anywhere has no counterpart here, nor has its nil
 // for a list that nothing uses; and the gate of PreferSameNode is always open.
 func TestCasesTopology(t *testing.T) {
-	dir := os.Getenv("VSWITCH_CASES")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "shared", "cases")
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "kubeproxy-flows.json"))
-	if os.IsNotExist(err) {
-		t.Skip("kubeproxy-flows.json is not at hand; VSWITCH_CASES names its directory")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	var file struct {
 		TopologyCases []struct {
 			Name, NodeName             string
@@ -40,9 +27,7 @@ func TestCasesTopology(t *testing.T) {
 			}
 		}
 	}
-	if err := json.Unmarshal(data, &file); err != nil {
-		t.Fatal(err)
-	}
+	kubetest.Cases(t, "kubeproxy-flows.json", &file)
 	if len(file.TopologyCases) == 0 {
 		t.Fatal("no cases")
 	}

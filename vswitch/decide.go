@@ -48,6 +48,8 @@ type passage struct {
 	// service: came is a service's address. masquerade: it leaves with the
 	// node's own address.
 	service, masquerade bool
+	// gone: the service of its connection no longer has the backend.
+	gone bool
 	// peer is where it goes, whatever the routes say; nil: they say it.
 	peer *PeerInfo
 	hop  *fib.Hop
@@ -213,6 +215,10 @@ func (d *decider) route(w *passage) Reason {
 	}
 	hop := d.tables.Routes.Lookup(dst)
 	if hop == nil || hop.Kind == fib.Unreachable {
+		if w.lost(hop) {
+			d.forget(w.conn.ID)
+			return d.drop(EndpointGone, "route", "nobody has {addr} any more", "", dst)
+		}
 		return d.drop(NoRoute, "route", "nobody has {addr}", "", dst)
 	}
 	w.hop = hop
@@ -239,6 +245,14 @@ func (d *decider) route(w *passage) Reason {
 	}
 	d.did("route", routeWords[hop.Kind], hop.Name, dst)
 	return Forwarded
+}
+
+// lost reports whether the other end of a TCP connection that no hop leads to
+// any more, but perhaps an unreachable one, will not come back: this node would
+// have the pod, or the service no longer has it. The pods of a node that is away
+// may come back with it.
+func (w *passage) lost(hop *fib.Hop) bool {
+	return w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&packet.TCPSyn == 0 && (hop != nil || w.gone)
 }
 
 // turns reports whether the packet is translated here, or of a client that came

@@ -19,17 +19,12 @@ const (
 )
 
 // service makes a service's address one of its backends. For a packet of a
-// known connection that was decided before; it stays so for as long as the
-// backend is there.
+// known connection that was decided before.
 func (d *decider) service(w *passage) Reason {
 	if w.known && d.follow(w) {
 		return Forwarded
 	}
-	if w.known && w.came.Proto != packet.ProtoUDP {
-		d.forget(w.conn.ID)
-		return d.drop(BackendGone, "service", "{addr} is not there any more", "", &w.conn.Reply.Src)
-	}
-	if w.known { // UDP moves to another backend at once
+	if w.known {
 		d.forget(w.conn.ID)
 		w.known = false
 	}
@@ -52,6 +47,10 @@ func (d *decider) service(w *passage) Reason {
 // balance chooses the backend.
 func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	s := front.Service
+	begins := w.came.Proto != packet.ProtoTCP || w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn
+	if !begins && w.origin == nat.FromIngress { // the other node has checked all else
+		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
+	}
 	backends, refusal := front.Backends(w.origin, &w.came)
 	switch refusal {
 	case nat.NotInRange:
@@ -61,7 +60,7 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	case nat.NoEndpoints:
 		return d.drop(NoEndpoints, "service", "{name} has no endpoints", s.Name, nil)
 	}
-	if w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) != packet.TCPSyn {
+	if !begins {
 		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
 	}
 	b := d.choose(s, backends, w)
@@ -112,8 +111,11 @@ func (d *decider) preserve(w *passage, b *nat.Backend) (passOn bool) {
 	return true
 }
 
-// follow takes a packet of a known connection the way that was decided, and
-// reports whether that is still right.
+// follow takes a packet of a known connection the way that was decided. It
+// reports false if that is no longer right: datagrams, and TCP before its first
+// answer, move to another backend as soon as theirs does not serve any more.
+// Connections stay with theirs for as long as somebody has its address; route
+// finds out.
 func (d *decider) follow(w *passage) bool {
 	c := &w.conn
 	if w.dir == nat.Reply {
@@ -124,15 +126,16 @@ func (d *decider) follow(w *passage) bool {
 		return true
 	}
 	w.to = c.Reply.Reverse()
+	// Who says SYN again had no answer, and may as well go elsewhere.
+	anew := c.Orig.Proto == packet.ProtoUDP || w.p.TCPFlags&packet.TCPSyn != 0 && c.State == nat.SynSent
 	if c.Zone == ingress {
 		if w.peer = d.tables.peerByID(c.Via); w.peer == nil {
-			return false
+			w.gone = true
+			return !anew
 		}
-		if c.Orig.Proto != packet.ProtoUDP {
-			return true // its backend is the other node's business
-		}
-	} else if c.Flags&nat.DNAT == 0 && c.Orig.Proto != packet.ProtoUDP {
-		return true
+	}
+	if !anew && (c.Zone == ingress || c.Flags&nat.DNAT == 0) {
+		return true // the backend is the other node's business, or there is none
 	}
 	// A datagram's address may have become a service's since.
 	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
@@ -143,5 +146,9 @@ func (d *decider) follow(w *passage) bool {
 	if c.Zone == ingress {
 		fate = front.Service.FateOf(c.Backend)
 	}
-	return fate == nat.Serving || fate == nat.Leaving && c.Orig.Proto != packet.ProtoUDP
+	if anew {
+		return fate == nat.Serving
+	}
+	w.gone = fate == nat.Gone
+	return true
 }

@@ -73,7 +73,7 @@ func (w *worker) reject(p *packet.Packet, r Reason) Reason {
 	switch r {
 	case NoRoute:
 		w.unreachable(p)
-	case NoEndpoints, NotServicePort, NoConnection, BackendGone:
+	case NoEndpoints, NotServicePort, NoConnection, EndpointGone:
 		if p.Tuple.Proto == packet.ProtoTCP {
 			w.reset(p)
 		} else {

@@ -3,10 +3,12 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
 
+	"vswitch/nat"
 	"vswitch/overlay/gossip"
 )
 
@@ -54,6 +56,9 @@ type Config struct {
 
 	// MaxFlows bounds connection tracking.
 	MaxFlows int `json:"maxFlows"`
+	// Timeouts are those of connection tracking that are not the default, by
+	// name (nat.Timeouts.Set): tcpEstablished, udp and so on.
+	Timeouts map[string]Duration `json:"timeouts,omitempty"`
 	// Workers is the number of packet threads.
 	Workers int `json:"workers"`
 	// PodReuseAfter is how long a released pod address stays unused, if
@@ -186,10 +191,24 @@ func (c *Config) Validate() error {
 	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
 		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)
 	}
+	if _, err := c.timeouts(); err != nil {
+		bad("timeouts", "%v", err)
+	}
 	if c.Workers < 1 || c.Workers > 64 {
 		bad("workers", "%d is outside 1..64", c.Workers)
 	}
 	return errors.Join(errs...)
+}
+
+// timeouts are those of connection tracking.
+func (c *Config) timeouts() (nat.Timeouts, error) {
+	ts := nat.DefaultTimeouts()
+	for _, name := range slices.Sorted(maps.Keys(c.Timeouts)) {
+		if err := ts.Set(name, time.Duration(c.Timeouts[name])); err != nil {
+			return ts, err
+		}
+	}
+	return ts, ts.Validate()
 }
 
 // allAddresses are the node's own, the first of each family first.

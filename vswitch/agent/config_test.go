@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"vswitch/overlay/gossip"
 )
@@ -50,6 +51,38 @@ func TestValidateDirect(t *testing.T) {
 			err := c.Validate()
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.HasPrefix(err.Error(), tt.want) || strings.Contains(err.Error(), "\n")) {
 				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestValidateServices: mistakes about services and connections are named, too.
+func TestValidateServices(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*Config)
+		want   string // of the error; empty: none
+	}{
+		{"plain", func(*Config) {}, ""},
+		{"ranges", func(c *Config) { c.Services.CIDRs = prefixes("10.96.0.0/16", "fd00:96::/112") }, ""},
+		{"not masked", func(c *Config) { c.Services.CIDRs = prefixes("10.96.0.1/16") }, "services.cidrs[0]: 10.96.0.1/16 has bits set"},
+		{"two of a family", func(c *Config) { c.Services.CIDRs = prefixes("10.96.0.0/16", "10.97.0.0/16") }, "services.cidrs[1]: 10.97.0.0/16 is a second range"},
+		{"overlap", func(c *Config) { c.Services.CIDRs = prefixes("10.244.7.0/24") }, "services.cidrs[0]: 10.244.7.0/24 overlaps 10.244.0.0/16 of pods"},
+		{"client", func(c *Config) { c.Services.ExternalClient = "hide" }, `services.externalClient: "hide" is unknown; use preserve or masquerade`},
+		{"a timeout", func(c *Config) { c.Timeouts = map[string]Duration{"tcpEstablished": Duration(time.Hour)} }, ""},
+		{"no such timeout", func(c *Config) { c.Timeouts = map[string]Duration{"tcp": 1} }, `timeouts: there is no conntrack timeout "tcp"; there are tcpSynSent, `},
+		{"no timeout", func(c *Config) { c.Timeouts = map[string]Duration{"udp": 0} }, "timeouts: conntrack timeout udp: 0s is outside 1s.."},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := Default()
+			c.Name, c.RuntimeDir, c.StateDir = "node1", "/run/x", "/var/x"
+			tt.change(&c)
+			err := c.Validate()
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.HasPrefix(err.Error(), tt.want) || strings.Contains(err.Error(), "\n")) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			if ts, err := c.timeouts(); tt.name == "a timeout" && (err != nil || ts.TCPEstablished != time.Hour) {
+				t.Errorf("tcpEstablished is %v, error %v", ts.TCPEstablished, err)
 			}
 		})
 	}

@@ -425,7 +425,11 @@ func (n *Node) announce() {
 
 // openConns opens the connection table in the runtime directory.
 func openConns(cfg Config, log *slog.Logger) (t *nat.Table, warning error, err error) {
-	t, err = nat.Open(nat.Config{Path: filepath.Join(cfg.RuntimeDir, "conntrack"), Max: cfg.MaxFlows})
+	timeouts, err := cfg.timeouts()
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err = nat.Open(nat.Config{Path: filepath.Join(cfg.RuntimeDir, "conntrack"), Max: cfg.MaxFlows, Timeouts: timeouts})
 	if err != nil {
 		return nil, nil, err
 	}

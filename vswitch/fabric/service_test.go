@@ -406,12 +406,13 @@ func TestTCPEndpointGone(t *testing.T) {
 				w.serve("c")
 				w.talk(from, src, dst, false, "c")
 				data := seg{src: src, dst: dst, flags: "A", payload: []byte("x")}
-				for _, endpoints := range []string{"-c", "!c", "!c d"} {
+				for _, endpoints := range []string{"-c", "!c", "!c d", "e"} {
 					w.serve(endpoints)
 					w.send(from, data)
 					w.one("c")
 				}
-				w.serve("e")
+				w.pods["c"].Detach()
+				w.pods["c"].Node.Switch.Conns().DeleteByAddr(packet.AddrFrom(w.at("c", 0).Addr())) // as the agent does
 				w.send(from, data)
 				if _, got := w.one(from); got.flags != "R" || got.src != dst {
 					w.Errorf("got %v %s, want a reset", got.src, got.flags)
