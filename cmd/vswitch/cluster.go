@@ -63,6 +63,10 @@ func newUp() *cobra.Command {
 Deployment as processes in network namespaces of their own. Images are ignored; a pod
 without a command answers its own name on each containerPort.
 
+Services get cluster IPs, node ports and load balancer addresses (172.30.0.0/24 and
+fd00:10:30::/112), and work from pods, nodes ('vswitch exec node/NODE') and outside
+('vswitch exec outside'). What one cannot be given is told by 'vswitch status'.
+
 The cluster runs until Ctrl-C, or with --detach until 'vswitch down'.
 
   vswitch up --nodes 3
@@ -203,7 +207,19 @@ func newApply() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "apply -f FILE|DIR...",
 		Short: "Create or change objects of the running cluster",
-		Args:  cobra.NoArgs,
+		Long: `Creates or changes Nodes, Namespaces, Pods, Deployments, Services, EndpointSlices and
+Endpoints. What a Service or Pod leaves out is filled in, and stays: cluster IPs, node
+ports, load balancer addresses, nodes. EndpointSlices of a Service with a selector follow
+its pods, unless some are given.
+
+All of it is applied, or nothing. A range that has nothing left to give is no error: the
+Service is created, says so in 'vswitch get services -o wide' and 'vswitch status', and
+gets its address when there is one.
+
+Exit codes: 0 applied, 1 it failed, 2 the input is wrong.`,
+		Example: `  vswitch apply -f ./k8s
+  kubectl get svc,deploy -n shop -o yaml | vswitch apply -f -`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			objects, err := load(c, files)
 			if err != nil {
@@ -235,7 +251,8 @@ func newDelete() *cobra.Command {
 		Use:   "delete (-f FILE|DIR... | KIND NAME...)",
 		Short: "Delete objects of the running cluster",
 		Example: `  vswitch delete -f pods.yaml
-  vswitch delete pod web-1 -n shop`,
+  vswitch delete pod web-1 -n shop
+  vswitch delete service web -n shop`,
 		ValidArgsFunction: completeDelete,
 		RunE: func(c *cobra.Command, args []string) error {
 			refs, err := refsOf(c, files, namespace, args)

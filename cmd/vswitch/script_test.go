@@ -29,7 +29,7 @@ import (
 //	addresses NAME NAMESPACE/POD  sets $NAME4 and $NAME6 to the pod's addresses
 //	checksums FILE                counts the transport checksums of a pcap file
 //
-// and the conditions [programs:A,B] and [subids], which are errors, and not
+// $EXAMPLES, the directory of examples, and the conditions [programs:A,B] and [subids], which are errors, and not
 // false, where CI says that nothing may be missing.
 func TestScript(t *testing.T) {
 	// A pod finds programs where the host's root does, and so do we. Debian has
@@ -37,6 +37,10 @@ func TestScript(t *testing.T) {
 	postgres, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is well-formed
 	path := strings.Join(slices.Concat([]string{binDir, os.Getenv("PATH"), "/usr/sbin", "/sbin"}, postgres), string(os.PathListSeparator))
 	t.Setenv("PATH", path)
+	examples, err := filepath.Abs("../../examples")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {
@@ -54,6 +58,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("XDG_RUNTIME_DIR", dir)
 			e.Setenv("HOME", dir)
 			e.Setenv("PATH", path)
+			e.Setenv("EXAMPLES", examples)
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {

@@ -3,6 +3,7 @@ package trace
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -76,7 +77,11 @@ func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error
 	if !ok {
 		return "", r, bad("protocol %q: use tcp, udp, sctp or icmp", p.Proto)
 	}
-	from, err := c.from(p.From, p.At)
+	at := p.At
+	if at == "" {
+		at = c.entry(p.To, proto)
+	}
+	from, err := c.from(p.From, at)
 	if err != nil {
 		return "", r, err
 	}
@@ -100,11 +105,22 @@ func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error
 	return "", r, bad("%s and %s have no address family in common", p.From, p.To)
 }
 
+// entry is where a client outside enters on the way to TO: at the node that it
+// sends to, or else at the first by name.
+func (c *Cluster) entry(to string, proto uint8) string {
+	addrs, _, err := c.to(to, proto)
+	if err != nil || len(addrs) == 0 {
+		return c.first // what is wrong with TO is told later
+	}
+	n := c.owners[addrs[0]]
+	if n == nil || !slices.Contains(n.Addresses, addrs[0]) && !slices.Contains(n.ExtraAddresses, addrs[0]) {
+		return c.first
+	}
+	return n.Name
+}
+
 // from finds the sender.
 func (c *Cluster) from(s, at string) (sender, error) {
-	if at == "" {
-		at = c.first
-	}
 	entry := c.state.Node(at)
 	if entry == nil {
 		if c.first == "" {
