@@ -210,7 +210,7 @@ func (d *decider) route(w *passage) Reason {
 		if w.hop = w.peer.Hop; w.hop == nil {
 			return d.drop(NoRoute, "route", "there is no way to {name}", w.peer.Name, nil)
 		}
-		d.did("route", "back through {name}", w.peer.Name, nil)
+		d.did("route", w.peerWords(), w.peer.Name, nil)
 		return Forwarded
 	}
 	hop := d.tables.Routes.Lookup(dst)
@@ -260,6 +260,15 @@ func (w *passage) lost(hop *fib.Hop) bool {
 // do the same again.
 func (w *passage) turns() bool {
 	return w.service || w.known && (w.conn.Flags&(nat.DNAT|nat.SNAT) != 0 || w.conn.Zone != 0)
+}
+
+// peerWords say in a trace why the packet goes to another node than its
+// destination's: to where the backend is, or to where the client came in.
+func (w *passage) peerWords() string {
+	if w.mapping.Zone == ingress || w.known && w.conn.Zone == ingress && w.dir == nat.Original {
+		return "on to {name}, which has the backend"
+	}
+	return "back through {name}, where the client came in"
 }
 
 // routeWords say in a trace what was found, by kind of hop.

@@ -36,7 +36,7 @@ func (d *decider) service(w *passage) Reason {
 		}
 		return Forwarded
 	case nat.WrongPort:
-		return d.drop(NotServicePort, "service", "{addr} is a service's, but not with that port", "", &w.came.Dst)
+		return d.drop(NotServicePort, "service", "{addr} is a service's, but not with that port and protocol", "", &w.came.Dst)
 	case nat.Unallocated:
 		return d.drop(UnallocatedService, "service", "no service has {addr}", "", &w.came.Dst)
 	}
@@ -107,7 +107,7 @@ func (d *decider) preserve(w *passage, b *nat.Backend) (passOn bool) {
 	w.masquerade = false
 	w.peer = d.tables.Peers[hop.Peer]
 	w.mapping.Zone, w.mapping.Via = ingress, w.peer.ID
-	d.did("service", "the packet goes to {name} as it is, so that it sees the client's address", w.peer.Name, nil)
+	d.did("service", "the packet stays as it is for {name}, which then sees the client's own address", w.peer.Name, nil)
 	return true
 }
 

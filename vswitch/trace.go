@@ -152,11 +152,14 @@ func (d *decider) chose(f *nat.Frontend, from []nat.Backend, b *nat.Backend) {
 	for i := range from {
 		d.rec.Backends = append(d.rec.Backends, from[i].AddrPort())
 	}
-	of := ""
+	of := "its only endpoint"
 	if n := len(from); n > 1 {
-		of = fmt.Sprintf(" of %d", n)
+		of = fmt.Sprintf("one of %d endpoints", n)
 	}
-	d.did("service", fmt.Sprintf("the %s of {name} -> %s%s", f.Kind, b.AddrPort(), of), f.Service.Name, nil)
+	if f.Service.Affinity > 0 {
+		of += ", the client's own for a while"
+	}
+	d.did("service", fmt.Sprintf("the %s of {name} -> %s, %s", f.Kind, b.AddrPort(), of), f.Service.Name, nil)
 }
 
 // drop is did for a step that ends the packet. It returns r.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -71,7 +72,7 @@ var (
 		}
 		return append(names, "outside")
 	})
-	// completeTargets completes NAMESPACE/POD:PORT.
+	// completeTargets completes NAMESPACE/POD:PORT and svc/NAMESPACE/NAME:PORT.
 	completeTargets = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
 		pods, _ := client.Pods(ctx)
 		for _, p := range pods {
@@ -85,6 +86,18 @@ var (
 			if ports == 0 {
 				names = append(names, p.Key().String()+":")
 			}
+		}
+		return append(names, serviceTargets(ctx, client)...)
+	})
+	// completeSenders completes NAMESPACE/POD and node/NODE.
+	completeSenders = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		pods, _ := client.Pods(ctx)
+		for _, p := range pods {
+			names = append(names, p.Key().String())
+		}
+		nodes, _ := client.Nodes(ctx)
+		for _, n := range nodes {
+			names = append(names, "node/"+n.Name)
 		}
 		return names
 	})
@@ -103,6 +116,21 @@ var (
 		return names
 	})
 )
+
+// serviceTargets are the ports of the services that have an address, by name
+// where they have one.
+func serviceTargets(ctx context.Context, client *lab.Client) (names []string) {
+	state, _ := client.State(ctx)
+	for _, v := range state.Services {
+		if len(v.ClusterIPs) == 0 {
+			continue
+		}
+		for _, p := range v.Ports {
+			names = append(names, fmt.Sprintf("svc/%s:%s", v.Key(), cmp.Or(p.Name, fmt.Sprint(p.Port))))
+		}
+	}
+	return names
+}
 
 // completeContainers completes the names of the containers of the pod that was
 // named before.
@@ -138,13 +166,23 @@ func completeClusters(*cobra.Command, []string, string) ([]string, cobra.ShellCo
 func completeGet(c *cobra.Command) {
 	c.ValidArgsFunction = func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
-			return kindNames(getKinds), noFiles
+			return completeKinds(word), noFiles
 		}
 		return completeNames(c, args, word)
 	}
 	completeFlag(c, "namespace", completeNamespaces)
 	completeFlag(c, "node", completeNodes)
 	completeFlag(c, "output", cobra.FixedCompletions(getFormats, noFiles))
+}
+
+// completeKinds completes the last of several kinds.
+func completeKinds(word string) []string {
+	before := word[:strings.LastIndexByte(word, ',')+1]
+	names := kindNames(getKinds)
+	for i := range names {
+		names[i] = before + names[i]
+	}
+	return names
 }
 
 // completeNames completes the names of objects of the kind that args begin with.
@@ -171,7 +209,7 @@ func completeDelete(c *cobra.Command, args []string, word string) ([]string, cob
 		return completeNames(c, args, word)
 	}
 	var kinds []string
-	for _, k := range []cluster.Kind{cluster.KindPod, cluster.KindDeployment, cluster.KindNode, cluster.KindNamespace} {
+	for _, k := range []cluster.Kind{cluster.KindPod, cluster.KindDeployment, cluster.KindService, cluster.KindNode, cluster.KindNamespace} {
 		kinds = append(kinds, strings.ToLower(string(k)))
 	}
 	return kinds, noFiles

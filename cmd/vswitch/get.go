@@ -14,91 +14,32 @@ import (
 	"github.com/spf13/cobra"
 
 	"vswitch/vswitch/agent"
-	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/lab"
 )
-
-// getKind is something that get shows: objects of the cluster, or a table that
-// each node has for itself.
-type getKind struct {
-	names      string // of the kind, the first one as help lists it
-	namespaced bool
-	header     []string
-	wide       int // columns from here on are for -o wide; 0: there are none
-
-	// One of the two is set.
-	objects func(*lab.State, []lab.Node) []row
-	table   func(ctx context.Context, a *agent.Client, node string) ([]row, error)
-	// named: the rows of table have names.
-	named bool
-}
-
-// row is one object, or one entry of a node's table.
-type row struct {
-	key   string // tells it from the others of its kind
-	meta  *cluster.Meta
-	node  string   // where it is
-	pods  []string // NAMESPACE/NAME of those it is about; of tables only
-	cells []string
-	value any // what JSON and YAML show
-	// state is what makes the row another one when it differs: all but what
-	// time alone changes.
-	state any
-}
-
-var getKinds = []getKind{
-	{names: "nodes node no", header: nodeHeader, wide: 6, objects: nodeRows},
-	{names: "pods pod po", namespaced: true, header: podHeader, wide: 8, objects: podRows},
-	{names: "deployments deployment deploy deployments.apps", namespaced: true, header: deploymentHeader, objects: deploymentRows},
-	{names: "services service svc", namespaced: true, header: serviceHeader, wide: 7, objects: serviceRows},
-	{names: "endpoints ep", namespaced: true, header: endpointsHeader, wide: 4, objects: endpointsRows},
-	{names: "endpointslices endpointslice endpointslices.discovery.k8s.io", namespaced: true, header: sliceHeader, objects: sliceRows},
-	{names: "namespaces namespace ns", header: namespaceHeader, objects: namespaceRows},
-	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
-	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},
-	{names: "flows flow", header: flowHeader, wide: 11, table: flowRows},
-}
-
-// daemonKinds are what a node that belongs to no cluster of this machine knows.
-var daemonKinds = []getKind{
-	{names: "nodes node no", header: knownNodeHeader, wide: 5, table: knownNodeRows, named: true},
-	{names: "pods pod po", namespaced: true, header: knownPodHeader, wide: 5, table: knownPodRows, named: true},
-	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
-	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},
-	{names: "flows flow", header: flowHeader, wide: 10, table: flowRows},
-}
-
-// name returns the kind as help and messages call it.
-func (k *getKind) name() string { return strings.Fields(k.names)[0] }
-
-func kindNames(kinds []getKind) (names []string) {
-	for i := range kinds {
-		names = append(names, kinds[i].name())
-	}
-	return names
-}
-
-func findKind(kinds []getKind, name string) (*getKind, error) {
-	for i := range kinds {
-		if slices.Contains(strings.Fields(kinds[i].names), strings.ToLower(name)) {
-			return &kinds[i], nil
-		}
-	}
-	return nil, bad(fmt.Errorf("there is no %q to get; try %s", name, strings.Join(kindNames(kinds), ", ")))
-}
 
 var getFormats = []string{"table", "wide", "json", "yaml"}
 
 func newGet() *cobra.Command {
 	var g getOptions
 	c := &cobra.Command{
-		Use:   "get KIND [NAME...]",
+		Use:   "get KIND[,KIND...] [NAME...]",
 		Short: "List objects, routes, neighbors and flows",
 		Long: `Lists ` + strings.Join(kindNames(getKinds), ", ") + `.
 
 Objects come as kubectl shows them; routes, neighbors and flows are each node's own
 tables, of which -n shows what is about pods of that namespace. With --socket, a
 node that 'vswitch node' runs tells what it knows: ` + strings.Join(kindNames(daemonKinds), ", ") + `.
+
+Several kinds, as in services,pods, are a table each, with the kind before the names;
+in JSON and YAML they are one list. Services with -o wide say in WHY what could not be
+done as asked, such as a port that no pod has.
+
+A flow is a connection as a node sees it: SOURCE and DESTINATION are those of its first
+packet as it came, FROM and TO who they are. Behind a SERVICE, the node sent it on to
+BACKEND, with the source SNAT-TO if that is another one than SOURCE. VIA is the node that
+shares the work, so that a client outside keeps its address: on the node where the
+client came in, the one that has the backend, and there, the one that answers go back
+through. PACKETS and BYTES are those of the one direction and of the other.
 
 With -w, it goes on until Ctrl-C with what is ADDED, MODIFIED or DELETED: rows of
 the table, or with -o json a line an event, {"type": "ADDED", "object": {...}}.
@@ -108,6 +49,7 @@ Exit codes: 0 also if there is nothing to list, 1 it failed, 2 there is no such
 kind, name or node.`,
 		Example: `  vswitch get pods -A -o wide
   vswitch get pods -n shop web-1 -o yaml
+  vswitch get services,endpoints -n shop -o yaml
   vswitch get routes --node node1
   vswitch get flows -n shop -w
   vswitch get pods -A --socket /run/user/1000/vswitch/node1/node.sock`,
@@ -120,11 +62,12 @@ kind, name or node.`,
 			if g.socket != "" {
 				kinds = daemonKinds
 			}
-			if g.kind, err = findKind(kinds, args[0]); err != nil {
+			if g.kinds, err = findKinds(kinds, args[0]); err != nil {
 				return err
 			}
-			if g.names = args[1:]; len(g.names) > 0 && g.kind.table != nil && !g.kind.named {
-				return bad(fmt.Errorf("%s have no names; --node and -n choose some", g.kind.name()))
+			g.names = args[1:]
+			if err := g.check(); err != nil {
+				return bad(err)
 			}
 			if g.socket != "" && g.node != "" {
 				return bad(errors.New("--node and --socket both name the node to ask; give one of them"))
@@ -135,7 +78,7 @@ kind, name or node.`,
 				}
 				defer g.client.Close()
 			}
-			g.everywhere = g.all || !g.kind.namespaced && !c.Flags().Changed("namespace")
+			g.inNamespace = c.Flags().Changed("namespace")
 			g.out, g.errOut = c.OutOrStdout(), c.ErrOrStderr()
 			return g.run(c.Context())
 		},
@@ -152,11 +95,11 @@ kind, name or node.`,
 }
 
 type getOptions struct {
-	kind        *getKind
+	kinds       []*getKind
 	names       []string
 	namespace   string
+	inNamespace bool // it was given
 	all, watch  bool
-	everywhere  bool // the namespace does not matter
 	output      string
 	node        string
 	socket      string
@@ -166,15 +109,45 @@ type getOptions struct {
 	revision uint64 // of the State that was shown last
 }
 
+// listing is what there is of a kind.
+type listing struct {
+	kind *getKind
+	rows []row
+}
+
+// check reports what cannot be had of the kinds.
+func (g *getOptions) check() error {
+	if g.watch && len(g.kinds) > 1 {
+		return fmt.Errorf("-w follows one kind; %d are given", len(g.kinds))
+	}
+	for _, k := range g.kinds {
+		if len(g.names) > 0 && k.table != nil && !k.named {
+			return fmt.Errorf("%s have no names; --node and -n choose some", k.name())
+		}
+		if k.table != nil && len(g.kinds) > 1 && g.values() {
+			return fmt.Errorf("%s are no objects that a list could hold; with -o %s, get them alone", k.name(), g.output)
+		}
+	}
+	return nil
+}
+
+// values reports whether JSON or YAML is to be printed.
+func (g *getOptions) values() bool { return g.output == "json" || g.output == "yaml" }
+
+// everywhere reports whether the namespace does not matter.
+func (g *getOptions) everywhere(k *getKind) bool {
+	return g.all || !k.namespaced && (!g.inNamespace || k.objects != nil)
+}
+
 // wanted reports whether a row was asked for.
-func (g *getOptions) wanted(r *row) bool {
+func (g *getOptions) wanted(k *getKind, r *row) bool {
 	if g.node != "" && r.node != g.node {
 		return false
 	}
 	if len(g.names) > 0 && !slices.Contains(g.names, r.meta.Name) {
 		return false
 	}
-	if g.everywhere {
+	if g.everywhere(k) {
 		return true
 	}
 	if r.meta != nil {
@@ -184,45 +157,57 @@ func (g *getOptions) wanted(r *row) bool {
 }
 
 func (g *getOptions) run(ctx context.Context) error {
-	rows, err := g.list(ctx)
+	lists, err := g.list(ctx)
 	if err != nil {
 		return err
 	}
-	missing := g.missing(rows)
+	missing := g.missing(lists)
 	if g.watch && missing == nil {
-		return g.follow(ctx, rows)
+		return g.follow(ctx, lists[0].rows)
 	}
-	if len(rows) == 0 && missing != nil {
+	none := !slices.ContainsFunc(lists, func(l listing) bool { return len(l.rows) > 0 })
+	if none && missing != nil {
 		return missing
 	}
-	if err := g.print(rows); err != nil {
+	if err := g.print(lists); err != nil {
 		return err
 	}
 	return missing
 }
 
-// list returns the rows that were asked for, as they are now.
-func (g *getOptions) list(ctx context.Context) (rows []row, err error) {
+// list returns the rows of each kind that were asked for, as they are now.
+func (g *getOptions) list(ctx context.Context) (lists []listing, err error) {
 	if g.socket == "" {
-		rows, err = g.listCluster(ctx)
+		lists, err = g.listCluster(ctx)
 	} else {
-		rows, err = g.listDaemon(ctx)
+		lists, err = g.listDaemon(ctx)
 	}
-	return slices.DeleteFunc(rows, func(r row) bool { return !g.wanted(&r) }), err
+	for i := range lists {
+		l := &lists[i]
+		l.rows = slices.DeleteFunc(l.rows, func(r row) bool { return !g.wanted(l.kind, &r) })
+	}
+	return lists, err
 }
 
 // listDaemon returns what the node at the socket knows.
-func (g *getOptions) listDaemon(ctx context.Context) ([]row, error) {
+func (g *getOptions) listDaemon(ctx context.Context) (lists []listing, err error) {
 	a := agent.NewClient(g.socket)
 	defer a.Close()
 	status, err := a.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return g.kind.table(ctx, a, status.Name)
+	for _, k := range g.kinds {
+		rows, err := k.table(ctx, a, status.Name)
+		if err != nil {
+			return nil, err
+		}
+		lists = append(lists, listing{k, rows})
+	}
+	return lists, nil
 }
 
-func (g *getOptions) listCluster(ctx context.Context) (rows []row, err error) {
+func (g *getOptions) listCluster(ctx context.Context) (lists []listing, err error) {
 	nodes, err := g.client.Nodes(ctx)
 	if err != nil {
 		return nil, err
@@ -230,25 +215,36 @@ func (g *getOptions) listCluster(ctx context.Context) (rows []row, err error) {
 	if g.node != "" && !slices.ContainsFunc(nodes, func(n lab.Node) bool { return n.Name == g.node }) {
 		return nil, bad(fmt.Errorf("there is no node %s", g.node))
 	}
-	if g.kind.objects != nil {
-		state, err := g.client.State(ctx)
-		if err != nil {
-			return nil, err
+	var state *lab.State // one for all kinds
+	for _, k := range g.kinds {
+		if k.objects == nil {
+			rows, err := g.tables(ctx, k, nodes)
+			if err != nil {
+				return nil, err
+			}
+			lists = append(lists, listing{k, rows})
+			continue
 		}
-		g.revision = state.Revision
-		return g.kind.objects(&state, nodes), nil
+		if state == nil {
+			s, err := g.client.State(ctx)
+			if err != nil {
+				return nil, err
+			}
+			state, g.revision = &s, s.Revision
+		}
+		lists = append(lists, listing{k, k.objects(state, nodes)})
 	}
-	return g.tables(ctx, nodes)
+	return lists, nil
 }
 
 // tables asks every node, or the one that was named.
-func (g *getOptions) tables(ctx context.Context, nodes []lab.Node) (rows []row, err error) {
+func (g *getOptions) tables(ctx context.Context, k *getKind, nodes []lab.Node) (rows []row, err error) {
 	for _, n := range nodes {
 		if g.node != "" && n.Name != g.node {
 			continue
 		}
 		a := agent.NewClient(n.Socket)
-		got, err := g.kind.table(ctx, a, n.Name)
+		got, err := k.table(ctx, a, n.Name)
 		a.Close()
 		switch {
 		case err == nil:
@@ -263,22 +259,28 @@ func (g *getOptions) tables(ctx context.Context, nodes []lab.Node) (rows []row, 
 }
 
 // missing says which of the names there are not.
-func (g *getOptions) missing(rows []row) error {
-	var names []string
-	for _, name := range g.names {
-		if !slices.ContainsFunc(rows, func(r row) bool { return r.meta.Name == name }) {
-			names = append(names, name)
+func (g *getOptions) missing(lists []listing) error {
+	var all []string
+	for _, l := range lists {
+		var names []string
+		for _, name := range g.names {
+			if !slices.ContainsFunc(l.rows, func(r row) bool { return r.meta.Name == name }) {
+				names = append(names, name)
+			}
+		}
+		if len(names) > 0 {
+			all = append(all, fmt.Sprintf("no %s named %s%s", l.kind.name(), strings.Join(names, ", "), g.where(l.kind)))
 		}
 	}
-	if len(names) == 0 {
+	if len(all) == 0 {
 		return nil
 	}
-	return bad(fmt.Errorf("no %s named %s%s", g.kind.name(), strings.Join(names, ", "), g.where()))
+	return bad(errors.New(strings.Join(all, "; ")))
 }
 
 // where is the namespace for a message.
-func (g *getOptions) where() string {
-	if g.everywhere {
+func (g *getOptions) where(k *getKind) string {
+	if g.everywhere(k) {
 		return ""
 	}
 	return fmt.Sprintf(" in namespace %s (-A lists all)", g.namespace)
@@ -322,8 +324,9 @@ func (g *getOptions) follow(ctx context.Context, rows []row) error {
 		}
 		before = rows
 		err := g.wait(ctx)
+		var lists []listing
 		if err == nil {
-			rows, err = g.list(ctx)
+			lists, err = g.list(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil // Ctrl-C is how watching ends
@@ -331,12 +334,13 @@ func (g *getOptions) follow(ctx context.Context, rows []row) error {
 		if err != nil {
 			return err
 		}
+		rows = lists[0].rows
 	}
 }
 
 // wait returns when there may be news.
 func (g *getOptions) wait(ctx context.Context) error {
-	if g.kind.objects != nil {
+	if g.kinds[0].objects != nil {
 		_, err := g.client.Watch(ctx, g.revision)
 		return err
 	}

@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 
@@ -11,50 +13,80 @@ import (
 )
 
 // print writes all rows at once.
-func (g *getOptions) print(rows []row) error {
-	if g.output == "json" || g.output == "yaml" {
-		return g.printValues(rows)
+func (g *getOptions) print(lists []listing) error {
+	if g.values() {
+		return g.printValues(lists)
 	}
-	if len(rows) == 0 {
-		_, err := fmt.Fprintf(g.errOut, "No %s found%s.\n", g.kind.name(), g.where())
-		return err
+	printed := 0
+	for _, l := range lists {
+		if len(l.rows) == 0 {
+			continue
+		}
+		if printed++; printed > 1 {
+			fmt.Fprintln(g.out)
+		}
+		t := table{header: g.cells(l.kind, l.kind.header)}
+		for _, r := range l.rows {
+			if len(lists) > 1 && r.meta != nil {
+				r = withKind(l.kind, r)
+			}
+			t.add(g.cells(l.kind, r.cells)...)
+		}
+		t.print(g.out)
 	}
-	t := table{header: g.cells(g.kind.header)}
-	for _, r := range rows {
-		t.add(g.cells(r.cells)...)
+	if printed > 0 {
+		return nil
 	}
-	t.print(g.out)
-	return nil
+	var names []string
+	for _, l := range lists {
+		names = append(names, l.kind.name())
+	}
+	_, err := fmt.Fprintf(g.errOut, "No %s found%s.\n", strings.Join(names, " or "), g.where(lists[0].kind))
+	return err
+}
+
+// withKind returns the row with its kind before the name, as kubectl has it.
+func withKind(k *getKind, r row) row {
+	i := 0
+	if k.namespaced {
+		i = 1
+	}
+	r.cells = slices.Clone(r.cells)
+	r.cells[i] = k.resource() + "/" + r.cells[i]
+	return r
 }
 
 // cells leaves out the columns that nobody wants to see.
-func (g *getOptions) cells(cells []string) []string {
-	if g.kind.wide > 0 && g.output != "wide" {
-		cells = cells[:g.kind.wide]
+func (g *getOptions) cells(k *getKind, cells []string) []string {
+	if k.wide > 0 && g.output != "wide" {
+		cells = cells[:k.wide]
 	}
-	if g.kind.namespaced && !g.all {
+	if k.namespaced && !g.all {
 		cells = cells[1:]
 	}
 	return cells
 }
 
-func (g *getOptions) printValues(rows []row) error {
-	if g.kind.table != nil {
+// printValues writes one object that was named as it is, and others as a list.
+func (g *getOptions) printValues(lists []listing) error {
+	if lists[0].kind.table != nil { // check has seen that it is alone
 		values := []any{}
-		for _, r := range rows {
+		for _, r := range lists[0].rows {
 			values = append(values, r.value)
 		}
 		return printObject(g.out, values, g.output)
 	}
+	var nouns []any
+	for _, l := range lists {
+		for _, r := range l.rows {
+			nouns = append(nouns, r.value)
+		}
+	}
 	var data []byte
 	var err error
-	if len(g.names) == 1 {
-		data, err = kube.Encode(rows[0].value, kube.Format(g.output))
+	if len(g.names) == 1 && len(lists) == 1 && len(nouns) == 1 {
+		data, err = kube.Encode(nouns[0], kube.Format(g.output))
 	} else {
-		nouns := make([]any, len(rows))
-		for i, r := range rows {
-			nouns[i] = r.value
-		}
 		data, err = kube.EncodeList(nouns, kube.Format(g.output))
 	}
 	if err != nil {
@@ -66,7 +98,7 @@ func (g *getOptions) printValues(rows []row) error {
 
 // watcher returns what prints events.
 func (g *getOptions) watcher() func([]event) error {
-	if g.output == "json" || g.output == "yaml" {
+	if g.values() {
 		return func(events []event) error {
 			for _, e := range events {
 				if err := g.printEvent(e); err != nil {
@@ -76,11 +108,11 @@ func (g *getOptions) watcher() func([]event) error {
 			return nil
 		}
 	}
-	t := table{header: append([]string{"EVENT"}, g.cells(g.kind.header)...)}
+	t := table{header: append([]string{"EVENT"}, g.cells(g.kinds[0], g.kinds[0].header)...)}
 	return func(events []event) error {
 		t.rows = nil
 		for _, e := range events {
-			t.add(append([]string{e.what}, g.cells(e.row.cells)...)...)
+			t.add(append([]string{e.what}, g.cells(g.kinds[0], e.row.cells)...)...)
 		}
 		t.print(g.out)
 		return nil

@@ -174,7 +174,7 @@ func neighborRows(ctx context.Context, a *agent.Client, node string) (rows []row
 	return rows, err
 }
 
-var flowHeader = []string{"NODE", "PROTO", "SOURCE", "DESTINATION", "STATE", "FROM", "TO", "SERVICE", "IDLE", "PACKETS", "BYTES", "AGE", "BACKEND", "SOURCE-THERE", "VIA"}
+var flowHeader = []string{"NODE", "PROTO", "SOURCE", "DESTINATION", "STATE", "FROM", "TO", "SERVICE", "IDLE", "PACKETS", "BYTES", "AGE", "BACKEND", "SNAT-TO", "VIA"}
 
 func flowRows(ctx context.Context, a *agent.Client, node string) (rows []row, err error) {
 	flows, err := a.Flows(ctx)

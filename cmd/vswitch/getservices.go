@@ -30,6 +30,21 @@ func serviceRows(s *lab.State, _ []lab.Node) (rows []row) {
 	return rows
 }
 
+// serviceAt says in words where a service is.
+func serviceAt(v *cluster.Service) string {
+	switch {
+	case v.Type == cluster.ServiceExternalName:
+		return "another name for " + v.ExternalName
+	case v.Headless:
+		return "headless"
+	case len(v.ClusterIPs) == 0:
+		return "without an address"
+	case len(v.Ingress) > 0:
+		return "at " + list(v.ClusterIPs) + ", outside at " + externalOf(v)
+	}
+	return "at " + list(v.ClusterIPs)
+}
+
 // externalOf is where a service is reached from outside.
 func externalOf(v *cluster.Service) string {
 	if v.Type == cluster.ServiceExternalName {

@@ -12,7 +12,7 @@ import (
 	"vswitch/vswitch/lab"
 )
 
-// summary is how each node and pod is, in words: "node node1", "is Ready".
+// summary is how each node, pod and service is, in words: "node node1", "is Ready".
 type summary map[string]string
 
 func summarize(s *lab.State) summary {
@@ -28,6 +28,9 @@ func summarize(s *lab.State) summary {
 		// When it is tried again is no news.
 		reason, _, _ := strings.Cut(p.Reason, "; next try at ")
 		sum["pod "+p.Key().String()] = words(fmt.Sprintf("is %s, %s ready", podStatus(p), podReady(p)), reason)
+	}
+	for _, v := range s.Services {
+		sum["service "+v.Key().String()] = words("is "+serviceAt(v), whyOf(v.Conditions))
 	}
 	return sum
 }

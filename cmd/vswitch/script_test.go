@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,8 +32,10 @@ import (
 // and the conditions [programs:A,B] and [subids], which are errors, and not
 // false, where CI says that nothing may be missing.
 func TestScript(t *testing.T) {
-	// A pod finds programs where the host's root does, and so do we.
-	path := strings.Join([]string{binDir, os.Getenv("PATH"), "/usr/sbin", "/sbin"}, string(os.PathListSeparator))
+	// A pod finds programs where the host's root does, and so do we. Debian has
+	// the servers of PostgreSQL in a place of their own.
+	postgres, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is well-formed
+	path := strings.Join(slices.Concat([]string{binDir, os.Getenv("PATH"), "/usr/sbin", "/sbin"}, postgres), string(os.PathListSeparator))
 	t.Setenv("PATH", path)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",

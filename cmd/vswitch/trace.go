@@ -40,9 +40,10 @@ FROM is who sends it:
                            else a client outside the cluster, who enters at --at NODE
 
 TO is where it goes, with the port left out for --proto icmp:
-  NAMESPACE/POD:PORT
-  svc/NAMESPACE/NAME:PORT
-  IP:PORT, [IP6]:PORT
+  NAMESPACE/POD:PORT       a pod
+  svc/NAMESPACE/NAME:PORT  a service's cluster IP; PORT by number or name, and left out
+                           if there is only one
+  IP:PORT, [IP6]:PORT      also a node port, a load balancer's address or an external IP
 
 The verdict is one of
   delivered   it arrives at the pod or node; whether somebody listens there is not asked
@@ -57,11 +58,13 @@ cluster is made once.
 Exit codes: 0 delivered, 1 not delivered, 2 bad input.
 With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
 		Example: `  vswitch trace shop/front shop/cart:8080
+  vswitch trace shop/front svc/shop/web:http
+  vswitch trace 203.0.113.7 172.29.0.1:30080 --at node1
   vswitch trace shop/front 10.244.2.2 --proto icmp
   vswitch trace -f ./k8s node/node1 shop/cart:8080 -o json
   vswitch trace -f ./k8s 203.0.113.7 '[fd00:10:244:2::3]:80' --at node2
   vswitch trace -f ./k8s --probes probes.jsonl | jq -r 'select(.verdict != "delivered") | .id'`,
-		ValidArgsFunction: nth(completePods, completeTargets),
+		ValidArgsFunction: nth(completeSenders, completeTargets),
 		RunE:              func(c *cobra.Command, args []string) error { return o.run(c, args) },
 	}
 	f := c.Flags()

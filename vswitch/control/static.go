@@ -17,8 +17,9 @@ import (
 // that pods name, their ranges and addresses, nodes for pods, replicas of
 // Deployments, pods' addresses, services' addresses and ports, and
 // EndpointSlices. A pod whose status is not given runs and is ready. An
-// endpoint on a node whose address is no pod's stands for a pod without
-// labels. Nothing is kept, and the same objects always give the same State.
+// endpoint whose address is no pod's stands for a pod without labels on the
+// endpoint's node; on some node, if it names none. Nothing is kept, and the
+// same objects always give the same State.
 func Static(cfg Config, objects *cluster.Objects) (*cluster.State, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -78,10 +79,11 @@ func (s *static) all(o *cluster.Objects) error {
 		return err
 	}
 	s.impliedNodes(o)
-	s.impliedPods(o)
+	s.impliedPods(o, false)
 	if err := s.ranges(o); err != nil {
 		return err
 	}
+	s.impliedPods(o, true)
 	for d := range s.tx.Own().Deployments.All() {
 		s.complete(d)
 	}

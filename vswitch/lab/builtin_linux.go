@@ -52,7 +52,9 @@ func (s *builtIn) serve(ready func()) error {
 	}
 	fmt.Printf("built-in server of %s: TCP %v, UDP %v\n", s.Pod, s.TCP, s.UDP)
 	ready()
-	select {}
+	for { // without a port, a select would be taken for a deadlock
+		time.Sleep(time.Hour)
+	}
 }
 
 func (s *builtIn) serveTCP(ln net.Listener, web *handover) {

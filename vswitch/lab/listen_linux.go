@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -244,19 +245,26 @@ func (s *supervisor) status() Status {
 		}
 		if p.Reason != "" {
 			st.Failing++
-			st.Problems = append(st.Problems, podProblem(p))
+			st.Problems = append(st.Problems, problem("Pod", &p.Meta, p.Reason))
+		}
+	}
+	for v := range state.Services.All() {
+		for _, c := range v.Conditions {
+			if !c.True {
+				st.Problems = append(st.Problems, problem("Service", &v.Meta, cmp.Or(c.Message, c.Reason)))
+			}
 		}
 	}
 	return st
 }
 
-// podProblem is a pod's Reason in the form of an error in its manifest.
-func podProblem(p *cluster.Pod) string {
-	problem := fmt.Sprintf("Pod %s: %s", p.Key(), p.Reason)
-	if p.Source != "" {
-		problem = p.Source + ": " + problem
+// problem has the form of an error in the object's manifest.
+func problem(kind string, m *cluster.Meta, what string) string {
+	text := fmt.Sprintf("%s %s: %s", kind, m.Key(), what)
+	if m.Source != "" {
+		text = m.Source + ": " + text
 	}
-	return problem
+	return text
 }
 
 func (s *supervisor) nodeStatus() []Node {

@@ -267,5 +267,8 @@ func (c *Cluster) service(s, port string, proto uint8) (addrs []netip.Addr, numb
 		}
 		return svc.ClusterIPs, number, nil
 	}
+	if port == "" {
+		return nil, 0, bad("service %s has several ports; add one of %s", svc.Key(), strings.Join(known, ", "))
+	}
 	return nil, 0, bad("service %s has no port %q; it has %s", svc.Key(), port, strings.Join(known, ", "))
 }

@@ -72,17 +72,28 @@ spec: {nodeSelector: {disk: none}, containers: [{name: c}]}
 // load makes the cluster of manifests in memory.
 func load(t testing.TB, manifests string) (*Cluster, *fabric.Fabric) {
 	t.Helper()
+	services := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
+	return loadWith(t, manifests, agent.ServiceConfig{CIDRs: services})
+}
+
+// loadWith is load with services treated otherwise, and other ranges of pods if
+// some are given.
+func loadWith(t testing.TB, manifests string, services agent.ServiceConfig, pods ...netip.Prefix) (*Cluster, *fabric.Fabric) {
+	t.Helper()
 	objects, _, err := kube.Parse("test.yaml", []byte(manifests))
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := control.Default()
+	cfg.ServiceCIDRs = services.CIDRs
+	if len(pods) > 0 {
+		cfg.ClusterCIDRs = pods
+	}
 	state, err := control.Static(cfg, objects)
 	if err != nil {
 		t.Fatal(err)
 	}
-	services := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:10:96::/112")}
-	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, Services: agent.ServiceConfig{CIDRs: services}, Inline: true})
+	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, Services: services, Inline: true})
 	if err != nil {
 		t.Fatal(err)
 	}
