@@ -170,33 +170,37 @@ func (s Services) with(at spot, f *Frontend) Services {
 }
 
 // Warm loads what Lookup and Choose will need for the packets of a batch that
-// have no flow yet, for all of them at once: each waits for memory four times
-// over where there are many services. The result only has to be used for something.
+// have no flow yet, step by step for all of them at once: where there are many
+// services, each step of each packet waits for memory. ps is no longer than a
+// batch. The result only has to be used for something.
 func (s *Services) Warm(ps []packet.Packet, flows []*Flow) (touched uint64) {
 	if s.addrs == nil {
 		return 0
 	}
+	var addrs [packet.BatchSize]*address
 	var fronts [packet.BatchSize]*Frontend
-	n := 0
 	for i := range ps {
-		if flows[i] != nil || ps[i].Class != packet.Flow {
-			continue
-		}
-		if f, match := s.Lookup(&ps[i].Tuple, false); match == Matched {
-			fronts[i] = f
-			n++
+		if flows[i] == nil && ps[i].Class == packet.Flow {
+			addrs[i], _ = s.addrs.Lookup(ps[i].Tuple.Dst.Netip())
 		}
 	}
-	if n < 2 {
-		return 0
+	for _, a := range addrs[:len(ps)] {
+		if a != nil && a.cluster {
+			touched++
+		}
 	}
-	for i := range ps {
-		if f := fronts[i]; f != nil {
+	for i, a := range addrs[:len(ps)] {
+		if a != nil {
+			fronts[i] = a.ports.get(portKey(ps[i].Tuple.Proto, ps[i].Tuple.DstPort))
+		}
+	}
+	for _, f := range fronts[:len(ps)] {
+		if f != nil {
 			touched += uint64(f.Kind)
 		}
 	}
-	for i := range ps {
-		if f := fronts[i]; f != nil && len(f.Service.Cluster) > 0 {
+	for i, f := range fronts[:len(ps)] {
+		if f != nil && len(f.Service.Cluster) > 0 {
 			touched += uint64(f.Service.ID) + uint64(at(f.Service.Cluster, ps[i].Hash).ID)
 		}
 	}
