@@ -13,8 +13,9 @@ const maxAffinities = 1 << 18
 // asked for the first packet of a connection to a service with affinity, by any
 // goroutine. Time is in seconds of a clock that may wrap around.
 type Affinities struct {
-	mu sync.Mutex
-	m  map[affinityKey]affinity // without pointers, so the collector does not look into it
+	mu      sync.Mutex
+	expired uint32                   // when Expire last looked
+	m       map[affinityKey]affinity // without pointers, so the collector does not look into it
 }
 
 type affinityKey struct {
@@ -92,11 +93,16 @@ func (a *Affinities) makeRoom(now uint32) {
 }
 
 // Expire forgets clients that have not come for longer than any service keeps
-// them: a day, the most that Kubernetes allows.
+// them: a day, the most that Kubernetes allows. It may be called often; it looks
+// once in ten minutes.
 func (a *Affinities) Expire(now uint32) {
 	const day = 86400
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if len(a.m) == 0 || now-a.expired < 600 {
+		return
+	}
+	a.expired = now
 	for k, v := range a.m {
 		if now-v.last > day {
 			delete(a.m, k)
@@ -104,9 +110,17 @@ func (a *Affinities) Expire(now uint32) {
 	}
 }
 
-// Remember notes which backend a client has, as it was found out otherwise: from
-// the connections that outlived a restart.
-func (a *Affinities) Remember(client packet.Addr, service uint32, backend packet.Addr, port uint16, last uint32) {
+// Recall finds out which backends clients have from the connections that
+// outlived a restart. Those that went to another node tell only that node.
+func (a *Affinities) Recall(t *Table) {
+	for c := range t.All {
+		if c.Flags&DNAT != 0 && c.Service != 0 {
+			a.remember(c.Orig.Src, c.Service, c.Reply.Src, c.Reply.SrcPort, c.Created)
+		}
+	}
+}
+
+func (a *Affinities) remember(client packet.Addr, service uint32, backend packet.Addr, port uint16, last uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.m == nil {

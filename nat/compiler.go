@@ -96,7 +96,7 @@ func (c *Compiler) Set(svc *cluster.Service, list []*cluster.EndpointSlice) {
 				c.port(svc, &svc.Ports[i], fam, list, now, local)
 			}
 		}
-		now.local, now.port = len(local), svc.HealthCheckPort
+		now.local, now.port = podsOf(local), svc.HealthCheckPort
 	}
 	if old != nil {
 		for _, at := range old.spots {
@@ -116,6 +116,18 @@ func (c *Compiler) Delete(key cluster.Key) {
 		}
 		delete(c.services, key)
 	}
+}
+
+// podsOf returns how many pods have these addresses: one with both families
+// counts once.
+func podsOf(addrs map[netip.Addr]bool) int {
+	four := 0
+	for a := range addrs {
+		if a.Is4() {
+			four++
+		}
+	}
+	return max(four, len(addrs)-four)
 }
 
 // HealthCheck returns the port at which the node must tell how many ready

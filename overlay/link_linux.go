@@ -20,7 +20,7 @@ import (
 // the datagrams at the receiver.
 type Link struct {
 	endpoint
-	guard
+	guard port.Guard
 	waker
 	recv    int   // the socket that receives
 	send    []int // the sockets that send
@@ -57,7 +57,7 @@ func Listen(cfg Config) (*Link, error) {
 	}
 	l := &Link{recv: -1, maxBytes: maxBytes4}
 	l.init(cfg)
-	l.free = l.closeSockets
+	l.guard.Free = l.closeSockets
 	if err := l.open(); err != nil {
 		l.Close()
 		return nil, listenError(cfg.Local, err)
@@ -220,10 +220,10 @@ func (l *Link) Offload() bool { return l.segments.Load() > 1 }
 // Drops returns how many datagrams were lost, by reason.
 func (l *Link) Drops() map[Drop]uint64 {
 	all := l.dropCounts()
-	if !l.enter() {
+	if !l.guard.Enter() {
 		return all
 	}
-	defer l.leave()
+	defer l.guard.Leave()
 	if n := overruns(l.recv); n != 0 {
 		all[DropOverrun] = uint64(n)
 	}
@@ -234,7 +234,7 @@ func (l *Link) Drops() map[Drop]uint64 {
 // from then on. FD stays open, and readable, as long as somebody holds l.
 func (l *Link) Close() error {
 	l.ring()
-	l.guard.close()
+	l.guard.Shut()
 	return nil
 }
 

@@ -66,7 +66,7 @@ func (r *receiver) free() { r.held.free() }
 // Read implements port.Port. Packets come with In set and, if segments were
 // merged, as trains. It never gives more than packet.BatchSize less a few.
 func (l *Link) Read(b *packet.Batch, limit int) (int, error) {
-	if !l.enter() {
+	if !l.guard.Enter() {
 		return 0, fmt.Errorf("vxlan link on %s: %w", l.local, port.ErrClosed)
 	}
 	r := &l.rx
@@ -89,7 +89,7 @@ func (l *Link) Read(b *packet.Batch, limit int) (int, error) {
 		}
 	}
 	runtime.KeepAlive(b)
-	l.leave()
+	l.guard.Leave()
 	return len(b.Packets) - before, nil
 }
 

@@ -83,7 +83,7 @@ func (l *Link) sender() *sender {
 // peer leave with one system call; their payload is not copied. A packet of
 // which a part was not sent does not count as sent.
 func (l *Link) Write(b *packet.Batch, idx []uint16) (int, error) {
-	if !l.enter() {
+	if !l.guard.Enter() {
 		return 0, fmt.Errorf("vxlan link on %s: %w", l.local, port.ErrClosed)
 	}
 	s := l.sender()
@@ -97,7 +97,7 @@ func (l *Link) Write(b *packet.Batch, idx []uint16) (int, error) {
 	s.mu.Unlock()
 	runtime.KeepAlive(t)
 	runtime.KeepAlive(b)
-	l.leave()
+	l.guard.Leave()
 	return sent, nil
 }
 

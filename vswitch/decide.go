@@ -38,6 +38,9 @@ type passage struct {
 	conn  nat.Info
 	dir   nat.Dir
 	known bool
+	// over is the connection that ended, and to which a SYN gives another
+	// beginning; 0: none.
+	over nat.ID
 	// origin is who sends it, for services.
 	origin nat.Origin
 	// mapping is what a new connection is made with.
@@ -45,6 +48,8 @@ type passage struct {
 	// service: came is a service's address. masquerade: it leaves with the
 	// node's own address.
 	service, masquerade bool
+	// gone: the service of its connection no longer has the backend.
+	gone bool
 	// peer is where it goes, whatever the routes say; nil: they say it.
 	peer *PeerInfo
 	hop  *fib.Hop
@@ -60,6 +65,7 @@ func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *n
 	d.find(&w)
 	r := d.source(&w) // 1. source
 	if r == Forwarded {
+		d.forget(w.over)
 		r = d.service(&w) // 2. service
 	}
 	if r == Forwarded {
@@ -84,13 +90,18 @@ func (d *decider) find(w *passage) {
 		return
 	}
 	if w.p.TCPFlags&packet.TCPSyn != 0 && d.conns.Begins(id, w.p.TCPFlags) {
-		if d.rec == nil {
-			d.conns.Delete(id)
-		}
+		w.over = id // not deleted yet: anybody might say so
 		return
 	}
 	w.conn, w.known = d.conns.Get(id)
 	w.dir = dir
+}
+
+// forget deletes a connection, but not in a trace. 0 names none.
+func (d *decider) forget(id nat.ID) {
+	if d.rec == nil {
+		d.conns.Delete(id)
+	}
 }
 
 // source checks that whoever is behind the port may speak as this source, and
@@ -103,6 +114,9 @@ func (d *decider) source(w *passage) Reason {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
 	case PortNode:
+		if info.neighbor() && ([6]byte(w.b.Buf[w.p.Off+6:]) != info.MAC || !info.owns(src)) {
+			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
+		}
 		if hop := d.tables.Routes.Lookup(src); hop == nil || hop.Kind != fib.Local && hop.Kind != fib.Host {
 			return d.drop(Spoofed, "source", "{name} does not own {addr}", info.Name, src)
 		}
@@ -120,7 +134,7 @@ func (d *decider) source(w *passage) Reason {
 			w.origin = nat.FromOutside
 		}
 	case PortOutside:
-		if d.tables.Routes.Lookup(src) != nil || d.tables.Cluster.Lookup(src) != nil {
+		if !d.outside(src) {
 			return d.drop(Spoofed, "source", "{addr} belongs to the cluster, and came from outside", "", src)
 		}
 		if w.p.Tuple.Flags&packet.Routed == 0 {
@@ -155,14 +169,30 @@ func (d *decider) peerSource(w *passage) Reason {
 	case w.known && w.conn.Zone != 0 && peer != nil && peer.ID == w.conn.Via:
 		w.origin = nat.FromIngress
 		return Forwarded
-	case hop == nil && peer != nil && d.tables.Cluster.Lookup(src) == nil && !w.known:
+	case peer != nil && d.outside(src) && w.mayMove():
 		if _, m := d.tables.Services.Lookup(&w.came, true); m == nat.Matched {
 			w.origin = nat.FromIngress
+			if w.known {
+				w.known, w.over = false, w.conn.ID
+			}
 			d.did("source", "{name} let in {addr}, a client outside", peer.Name, src)
 			return Forwarded
 		}
 	}
 	return d.drop(Spoofed, "source", "{name} does not own {addr}", d.peerName(w.p), src)
+}
+
+// mayMove reports whether a client outside may have come to another node than
+// before, so that its packet is decided as a first one: with a datagram only, as
+// TCP would have been refused at the other node.
+func (w *passage) mayMove() bool {
+	return !w.known || w.dir == nat.Original && w.came.Proto == packet.ProtoUDP
+}
+
+// outside reports whether an address is nobody's of the cluster.
+func (d *decider) outside(a *packet.Addr) bool {
+	hop := d.tables.Routes.Lookup(a)
+	return (hop == nil || hop.Kind == fib.Outside) && d.tables.Cluster.Lookup(a) == nil
 }
 
 // peerName returns the name of the peer that p came from.
@@ -185,6 +215,10 @@ func (d *decider) route(w *passage) Reason {
 	}
 	hop := d.tables.Routes.Lookup(dst)
 	if hop == nil || hop.Kind == fib.Unreachable {
+		if w.lost(hop) {
+			d.forget(w.conn.ID)
+			return d.drop(EndpointGone, "route", "nobody has {addr} any more", "", dst)
+		}
 		return d.drop(NoRoute, "route", "nobody has {addr}", "", dst)
 	}
 	w.hop = hop
@@ -203,8 +237,9 @@ func (d *decider) route(w *passage) Reason {
 		d.did("bridge", "{addr} is {name} on this node", hop.Name, dst)
 		return Forwarded
 	}
-	if (hop.Kind == fib.Peer || hop.Kind == fib.Host) && (p.In >= packet.PeerBase || p.In == hop.Port) && !w.turns() {
-		// From one peer to another: the ranges are not ours, and a loop would follow.
+	if ((hop.Kind == fib.Peer || hop.Kind == fib.Outside) && p.In >= packet.PeerBase || hop.Kind != fib.Pod && p.In == hop.Port) && !w.turns() {
+		// From one peer to another: the ranges are not ours, and a loop would
+		// follow. To the outside, a node lets only its own pods out.
 		w.hop = nil
 		return d.drop(NoRoute, "route", "{addr} is not on this node", "", dst)
 	}
@@ -212,15 +247,27 @@ func (d *decider) route(w *passage) Reason {
 	return Forwarded
 }
 
-// turns reports whether the packet is translated here. Then it may come from
-// one peer and go to another: no other node would do the same again.
-func (w *passage) turns() bool { return w.service || w.known && w.conn.Flags&(nat.DNAT|nat.SNAT) != 0 }
+// lost reports whether the other end of a TCP connection that no hop leads to
+// any more, but perhaps an unreachable one, will not come back: this node would
+// have the pod, or the service no longer has it. The pods of a node that is away
+// may come back with it.
+func (w *passage) lost(hop *fib.Hop) bool {
+	return w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&packet.TCPSyn == 0 && (hop != nil || w.gone)
+}
+
+// turns reports whether the packet is translated here, or of a client that came
+// in here. Then it may come from one peer and go to another: no other node would
+// do the same again.
+func (w *passage) turns() bool {
+	return w.service || w.known && (w.conn.Flags&(nat.DNAT|nat.SNAT) != 0 || w.conn.Zone != 0)
+}
 
 // routeWords say in a trace what was found, by kind of hop.
 var routeWords = [...]string{
-	fib.Pod:  "{addr} is {name} on this node",
-	fib.Peer: "{addr} is behind {name}",
-	fib.Host: "{addr} is the host's own",
+	fib.Pod:     "{addr} is {name} on this node",
+	fib.Peer:    "{addr} is behind {name}",
+	fib.Host:    "{addr} is {name}'s own",
+	fib.Outside: "{addr} is outside",
 }
 
 // masquerade gives the packet the node's own address as its source.

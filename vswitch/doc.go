@@ -29,15 +29,17 @@
 //
 //  1. source: a pod speaks only as itself, the node too, a peer only for its
 //     ranges, a client outside as nobody of the cluster
-//  2. service: a service address becomes one of its backends
+//  2. service: a service address becomes one of its backends (service.go)
 //  3. egress: may the sender say this?
 //  4. route: a local pod, a peer node, the switch itself, or nowhere (package fib)
 //  5. ingress: may the receiver hear this?
 //  6. masquerade: does the answer have to come back through this node?
 //  7. remember: the connection for both directions (nat.Table)
 //
-// Steps 2, 3, 5 and 6 belong to packages that add their part to [Tables]; a
-// step without tables changes nothing.
+// A packet of a connection that is known (nat.Table) goes where that one goes:
+// answers are translated back, and of a service's connection it is only asked
+// whether its backend is still there. Steps 3 and 5 belong to a package that
+// will add its part to [Tables]; a step without tables changes nothing.
 //
 // The answer is a nat.Flow: what to rewrite, where to send, and the generation
 // of the Tables that said so. When the world has changed since, the flow's next
@@ -57,6 +59,16 @@
 // UDP_SEGMENT; its Read checks the outer source against the known peers and
 // merges what belongs together. A packet from a peer enters the worker with
 // packet.In naming that peer, and decide holds it to the peer's ranges.
+//
+// # From outside
+//
+// A client outside comes in at any node, by its outside port, and asks for a node
+// port, a load balancer's or an external address. If its backend is on another
+// node, the packet goes there as it is, so that the backend sees who asks: that
+// node translates, and its answers go back through the node where the client
+// came in, which alone may pass on to clients what another node says in a
+// service's name. Both remember each other in the connection (service.go).
+// Tables can say that such packets are masqueraded instead, as kube-proxy does.
 //
 // # Who may do what
 //

@@ -151,7 +151,7 @@ func (fs *fragments) waiters(d *datagram) []waiter {
 func (w *worker) fragment(p *packet.Packet, info *PortInfo) Reason {
 	// Whether anybody else may speak as this source, the first fragment tells:
 	// the others are matched to it by the port they came in by, too.
-	if info.Kind == PortPod && ([6]byte(w.in.Buf[p.Off+6:]) != info.MAC || !info.owns(&p.Tuple.Src)) {
+	if info.neighbor() && ([6]byte(w.in.Buf[p.Off+6:]) != info.MAC || !info.owns(&p.Tuple.Src)) {
 		return Spoofed
 	}
 	id, off, more := w.in.FragmentID(p)

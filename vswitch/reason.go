@@ -39,8 +39,8 @@ const (
 	// NoConnection: TCP to a service that is neither the first packet of a
 	// connection nor of one that is known.
 	NoConnection
-	// BackendGone: the connection's backend is not there any more.
-	BackendGone
+	// EndpointGone: the other end of a TCP connection is not there any more.
+	EndpointGone
 	NoSNATPort
 	// Untranslatable: a packet whose addresses cannot be changed (fragments of SCTP).
 	Untranslatable
@@ -74,7 +74,7 @@ var reasonNames = [numReasons]string{
 	NotServicePort:     "not-a-service-port",
 	UnallocatedService: "unallocated-service-address",
 	NoConnection:       "no-connection",
-	BackendGone:        "backend-gone",
+	EndpointGone:       "endpoint-gone",
 	NoSNATPort:         "no-snat-port",
 	Untranslatable:     "untranslatable",
 }
@@ -91,7 +91,7 @@ func (r Reason) String() string {
 // ICMP error or a TCP reset. All other packets die in silence.
 func (r Reason) Rejected() bool {
 	switch r {
-	case NoRoute, TTLExpired, TooBig, NoListener, NoEndpoints, NotServicePort, NoConnection, BackendGone:
+	case NoRoute, TTLExpired, TooBig, NoListener, NoEndpoints, NotServicePort, NoConnection, EndpointGone:
 		return true
 	}
 	return false

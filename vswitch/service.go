@@ -19,22 +19,13 @@ const (
 )
 
 // service makes a service's address one of its backends. For a packet of a
-// known connection that was decided before; it stays so for as long as the
-// backend is there.
+// known connection that was decided before.
 func (d *decider) service(w *passage) Reason {
 	if w.known && d.follow(w) {
 		return Forwarded
 	}
-	if w.known && w.came.Proto != packet.ProtoUDP {
-		if d.rec == nil {
-			d.conns.Delete(w.conn.ID)
-		}
-		return d.drop(BackendGone, "service", "{addr} is not there any more", "", &w.conn.Reply.Src)
-	}
-	if w.known { // UDP moves to another backend at once
-		if d.rec == nil {
-			d.conns.Delete(w.conn.ID)
-		}
+	if w.known {
+		d.forget(w.conn.ID)
 		w.known = false
 	}
 	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
@@ -50,15 +41,16 @@ func (d *decider) service(w *passage) Reason {
 		return d.drop(UnallocatedService, "service", "no service has {addr}", "", &w.came.Dst)
 	}
 	w.service = true
-	if w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) != packet.TCPSyn {
-		return d.drop(NoConnection, "service", "{name} knows no such connection", front.Service.Name, nil)
-	}
 	return d.balance(w, front)
 }
 
 // balance chooses the backend.
 func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	s := front.Service
+	begins := w.came.Proto != packet.ProtoTCP || w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn
+	if !begins && w.origin == nat.FromIngress { // the other node has checked all else
+		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
+	}
 	backends, refusal := front.Backends(w.origin, &w.came)
 	switch refusal {
 	case nat.NotInRange:
@@ -68,6 +60,9 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	case nat.NoEndpoints:
 		return d.drop(NoEndpoints, "service", "{name} has no endpoints", s.Name, nil)
 	}
+	if !begins {
+		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
+	}
 	b := d.choose(s, backends, w)
 	d.chose(front, backends, b)
 	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
@@ -75,7 +70,9 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	if w.origin == nat.FromIngress {
 		w.mapping.Zone, w.mapping.Via = translator, d.tables.Peer(w.p.In).ID
 	}
-	if w.masquerade && w.origin == nat.FromOutside && !d.tables.MasqueradeOutside {
+	// A node is outside, too, when it uses another one's node port; but no
+	// other node would believe that a packet with its address came from here.
+	if w.masquerade && w.info.Kind == PortOutside && !d.tables.MasqueradeOutside {
 		if d.preserve(w, b) {
 			return Forwarded
 		}
@@ -114,8 +111,11 @@ func (d *decider) preserve(w *passage, b *nat.Backend) (passOn bool) {
 	return true
 }
 
-// follow takes a packet of a known connection the way that was decided, and
-// reports whether that is still right.
+// follow takes a packet of a known connection the way that was decided. It
+// reports false if that is no longer right: datagrams, and TCP before its first
+// answer, move to another backend as soon as theirs does not serve any more.
+// Connections stay with theirs for as long as somebody has its address; route
+// finds out.
 func (d *decider) follow(w *passage) bool {
 	c := &w.conn
 	if w.dir == nat.Reply {
@@ -126,16 +126,18 @@ func (d *decider) follow(w *passage) bool {
 		return true
 	}
 	w.to = c.Reply.Reverse()
+	// Who says SYN again had no answer, and may as well go elsewhere.
+	anew := c.Orig.Proto == packet.ProtoUDP || w.p.TCPFlags&packet.TCPSyn != 0 && c.State == nat.SynSent
 	if c.Zone == ingress {
 		if w.peer = d.tables.peerByID(c.Via); w.peer == nil {
-			return false
+			w.gone = true
+			return !anew
 		}
-		if c.Orig.Proto != packet.ProtoUDP {
-			return true // its backend is the other node's business
-		}
-	} else if c.Flags&nat.DNAT == 0 {
-		return true
 	}
+	if !anew && (c.Zone == ingress || c.Flags&nat.DNAT == 0) {
+		return true // the backend is the other node's business, or there is none
+	}
+	// A datagram's address may have become a service's since.
 	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
 	if match != nat.Matched {
 		return true // the service ended; its connections need not
@@ -144,5 +146,9 @@ func (d *decider) follow(w *passage) bool {
 	if c.Zone == ingress {
 		fate = front.Service.FateOf(c.Backend)
 	}
-	return fate == nat.Serving || fate == nat.Leaving && c.Orig.Proto != packet.ProtoUDP
+	if anew {
+		return fate == nat.Serving
+	}
+	w.gone = fate == nat.Gone
+	return true
 }

@@ -79,6 +79,7 @@ func New(cfg Config) (*Switch, error) {
 		}
 		s.conns = t
 	}
+	s.affinities.Recall(s.conns)
 	s.ports.Store(new([]*attached))
 	s.tables.Store(&Tables{Gen: s.nextGen()})
 	seed := rand.Uint64()

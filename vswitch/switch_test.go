@@ -69,11 +69,15 @@ var (
 
 const testPeer = 7
 
-func newRig(t *testing.T) *rig {
+func newRig(t *testing.T) *rig { return newRigWith(t, Config{}) }
+
+// newRigWith is newRig with some of the switch's configuration given.
+func newRigWith(t *testing.T, cfg Config) *rig {
 	t.Helper()
 	r := &rig{t: t, now: time.Hour, batch: packet.NewBatch(), ends: map[string]*port.PipeEnd{}, ids: map[string]uint16{}}
 	var err error
-	if r.sw, err = New(Config{Inline: true, MaxFlows: 4096, Clock: func() time.Duration { return r.now }}); err != nil {
+	cfg.Inline, cfg.MaxFlows, cfg.Clock = true, 4096, func() time.Duration { return r.now }
+	if r.sw, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.sw.Close)
@@ -213,9 +217,19 @@ func describe(frame []byte) string {
 // build serializes a packet from src to dst with right lengths and checksums.
 func build(t testing.TB, ethDst, ethSrc [6]byte, src, dst string, l4 gopacket.SerializableLayer, payload int, change ...func(any)) []byte {
 	t.Helper()
+	body := make([]byte, payload)
+	for i := range body {
+		body[i] = byte(i)
+	}
+	return buildBody(t, ethDst, ethSrc, src, dst, l4, body, change...)
+}
+
+// buildBody is build with a payload.
+func buildBody(t testing.TB, ethDst, ethSrc [6]byte, src, dst string, l4 gopacket.SerializableLayer, body []byte, change ...func(any)) []byte {
+	t.Helper()
 	eth := &layers.Ethernet{DstMAC: ethDst[:], SrcMAC: ethSrc[:]}
 	proto := map[string]layers.IPProtocol{
-		"*layers.TCP": 6, "*layers.UDP": 17, "*layers.ICMPv4": 1, "*layers.ICMPv6": 58,
+		"*layers.TCP": 6, "*layers.UDP": 17, "*layers.ICMPv4": 1, "*layers.ICMPv6": 58, "*layers.SCTP": 132,
 	}[fmt.Sprintf("%T", l4)]
 	var ip gopacket.SerializableLayer
 	var nl gopacket.NetworkLayer
@@ -241,10 +255,6 @@ func build(t testing.TB, ethDst, ethSrc [6]byte, src, dst string, l4 gopacket.Se
 		ls = append(ls, l4)
 	}
 	buf := gopacket.NewSerializeBuffer()
-	body := make([]byte, payload)
-	for i := range body {
-		body[i] = byte(i)
-	}
 	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
 		append(ls, gopacket.Payload(body))...); err != nil {
 		t.Fatal(err)

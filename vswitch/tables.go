@@ -23,8 +23,9 @@ const (
 	// other nodes without encapsulation (mode direct). All it delivers is for
 	// the switch; sources must lie in some peer's ranges, or be the host's.
 	PortUplink
-	// PortNode is the node itself: it speaks as the node's own addresses, from
-	// whatever MAC.
+	// PortNode is the node itself: it speaks as the node's own addresses. One
+	// that knows them (PortInfo.Addrs) is a neighbor, held to its MAC as a pod
+	// is; one without speaks from whatever MAC, which traces do.
 	PortNode
 	// PortOutside is where clients from outside the cluster come in. They may
 	// be anybody but a pod, a node or a service.
@@ -36,9 +37,9 @@ type PortInfo struct {
 	Kind PortKind
 	// Name is the pod ("shop/web-1"), the node, or "overlay", "uplink" or "outside".
 	Name string
-	// MAC is the pod's.
+	// MAC is the pod's, or the node's.
 	MAC [6]byte
-	// Addrs are the pod's addresses.
+	// Addrs are the pod's addresses, or the node's own.
 	Addrs []packet.Addr
 	// MTU is the largest IP packet the port's other end takes, bytes.
 	MTU uint16
@@ -52,6 +53,12 @@ func (i *PortInfo) owns(a *packet.Addr) bool {
 		}
 	}
 	return false
+}
+
+// neighbor reports whether one machine with a MAC and addresses of its own is
+// behind the port: it resolves addresses by ARP and ND, and is held to its own.
+func (i *PortInfo) neighbor() bool {
+	return i.Kind == PortPod || i.Kind == PortNode && len(i.Addrs) > 0
 }
 
 // PeerInfo is what the world says of another node. It is immutable.

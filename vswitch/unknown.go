@@ -73,7 +73,7 @@ func (w *worker) reject(p *packet.Packet, r Reason) Reason {
 	switch r {
 	case NoRoute:
 		w.unreachable(p)
-	case NoEndpoints, NotServicePort, NoConnection, BackendGone:
+	case NoEndpoints, NotServicePort, NoConnection, EndpointGone:
 		if p.Tuple.Proto == packet.ProtoTCP {
 			w.reset(p)
 		} else {
@@ -113,15 +113,23 @@ func (w *worker) cut(p *packet.Packet, f *nat.Flow) Reason {
 			w.flush(w.made, &w.outMade)
 			w.made.Reset()
 		}
-		off := w.made.Next()
-		n, ok := it.Next(w.made.Buf[off:])
-		if !ok {
+		if !w.piece(&it, p) {
 			return Answered
 		}
-		q := w.made.Add(off, n)
-		q.Out, q.Peer, q.Hash = p.Out, p.Peer, p.Hash
-		w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
 	}
+}
+
+// piece sends the next fragment of p. It reports false when there is none.
+func (w *worker) piece(it *packet.Fragmenter, p *packet.Packet) bool {
+	off := w.made.Next()
+	n, ok := it.Next(w.made.Buf[off:])
+	if !ok {
+		return false
+	}
+	q := w.made.Add(off, n)
+	q.Out, q.Peer, q.Hash = p.Out, p.Peer, p.Hash
+	w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+	return true
 }
 
 // arp answers a request from the tables. Nothing is ever flooded: a request
@@ -132,7 +140,7 @@ func (w *worker) arp(p *packet.Packet, info *PortInfo) Reason {
 	if !ok {
 		return Malformed
 	}
-	if info.Kind != PortPod || m.SenderMAC != info.MAC || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC {
+	if !info.neighbor() || m.SenderMAC != info.MAC || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC {
 		return Spoofed
 	}
 	// A probe (RFC 5227) has no sender address; an announcement asks for itself.
@@ -162,7 +170,7 @@ func (w *worker) resolve(a *packet.Addr, info *PortInfo) (mac [6]byte, ok bool) 
 	switch hop.Kind {
 	case fib.Pod:
 		return hop.MAC, true
-	case fib.Local, fib.Peer, fib.Host:
+	case fib.Local, fib.Peer, fib.Host, fib.Outside:
 		return w.tables.GatewayMAC, true
 	}
 	return mac, false
@@ -175,7 +183,7 @@ func (w *worker) icmp(p *packet.Packet, info *PortInfo) Reason {
 		return UnrelatedICMP
 	}
 	frame := w.in.Frame(p)
-	if info.Kind != PortPod {
+	if !info.neighbor() {
 		return UnrelatedICMP
 	}
 	if [6]byte(frame[6:12]) != info.MAC {
@@ -218,7 +226,10 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	if !ok {
 		return Malformed
 	}
-	if info.Kind == PortPod && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
+	if info.neighbor() && (!info.owns(&p.Tuple.Src) || [6]byte(w.in.Buf[p.Off+6:]) != info.MAC) {
+		return Spoofed
+	}
+	if info.Kind == PortOutside && !w.outside(&p.Tuple.Src) {
 		return Spoofed
 	}
 	// The error goes the way of an answer to the packet that it quotes.
@@ -258,6 +269,9 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 // multicast gives a broadcast or multicast packet to the other pods of this
 // node, within a rate.
 func (w *worker) multicast(p *packet.Packet, info *PortInfo) Reason {
+	if info.Kind == PortNode {
+		return Answered // there is nobody else on its link
+	}
 	if info.Kind != PortPod {
 		return NoRoute
 	}

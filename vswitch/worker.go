@@ -162,6 +162,7 @@ func (w *worker) tick() {
 	w.cache.Sweep(sweepFlows, w.keep)
 	w.conns.Expire(w.seconds)
 	w.frags.expire(w.seconds)
+	w.affinities.Expire(w.seconds)
 }
 
 // keep tells whether a flow stays in the cache. One that pauses has no packet

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -20,6 +21,7 @@ func newCapture() *cobra.Command {
 pcapng, until Ctrl-C. Superpackets appear whole, as the switch handles them.
 
   vswitch capture --pod shop/web-1 -w web.pcapng
+  vswitch capture --pod node/node1 | tcpdump -nr -     # what the node itself says and hears
   vswitch capture --node node1 | tcpdump -nr -`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -27,7 +29,9 @@ pcapng, until Ctrl-C. Superpackets appear whole, as the switch handles them.
 			if err != nil {
 				return err
 			}
-			if pod != "" {
+			if name, ok := strings.CutPrefix(pod, "node/"); ok {
+				node, pod = name, "node"
+			} else if pod != "" {
 				if node, err = nodeOf(c, client, pod); err != nil {
 					return err
 				}
@@ -58,7 +62,7 @@ pcapng, until Ctrl-C. Superpackets appear whole, as the switch handles them.
 			return err
 		},
 	}
-	c.Flags().StringVar(&pod, "pod", "", "the port of this pod only")
+	c.Flags().StringVar(&pod, "pod", "", "the port of this pod only, or with node/NODE that of a node itself")
 	c.Flags().StringVar(&node, "node", "", "all ports of this node (default the first one)")
 	c.Flags().StringVarP(&file, "write", "w", "", "file to write (default standard output)")
 	c.MarkFlagsMutuallyExclusive("pod", "node")

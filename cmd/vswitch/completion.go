@@ -59,6 +59,18 @@ var (
 		}
 		return names
 	})
+	// completePlaces completes NAMESPACE/POD, node/NODE and outside.
+	completePlaces = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		pods, _ := client.Pods(ctx)
+		for _, p := range pods {
+			names = append(names, p.Key().String())
+		}
+		nodes, _ := client.Nodes(ctx)
+		for _, n := range nodes {
+			names = append(names, "node/"+n.Name)
+		}
+		return append(names, "outside")
+	})
 	// completeTargets completes NAMESPACE/POD:PORT.
 	completeTargets = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
 		pods, _ := client.Pods(ctx)

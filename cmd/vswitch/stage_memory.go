@@ -147,7 +147,7 @@ func (m *memoryStage) Close() error {
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
 // answer says the pod's name to everybody who connects. To who then says
-// "put N" and sends as many bytes, it tells their sha256.
+// "echo N", it sends back the N bytes that follow, as they come.
 func answer(l net.Listener, name string) {
 	for {
 		c, err := l.Accept()
@@ -161,13 +161,10 @@ func answer(l net.Listener, name string) {
 			}
 			var n int64
 			r := bufio.NewReaderSize(c, 256<<10)
-			if _, err := fmt.Fscanf(r, "put %d\n", &n); err != nil {
+			if _, err := fmt.Fscanf(r, "echo %d\n", &n); err != nil {
 				return // the caller wanted the name only
 			}
-			sum := sha256.New()
-			if _, err := io.CopyN(sum, r, n); err == nil {
-				fmt.Fprintf(c, "%x\n", sum.Sum(nil))
-			}
+			_, _ = io.CopyN(c, r, n) // what does not come back the caller misses
 		}()
 	}
 }
@@ -189,8 +186,8 @@ func call(ctx context.Context, dial dialer, to netip.AddrPort) (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// stream sends bytes to answer and compares checksums. Halfway through it calls
-// half, if that is not nil.
+// stream sends bytes to answer, receives them again at the same time, and
+// compares checksums. Halfway through it calls half, if that is not nil.
 func stream(ctx context.Context, dial dialer, to netip.AddrPort, bytes int64, half func()) error {
 	c, err := dial(ctx, "tcp", to.String())
 	if err != nil {
@@ -200,13 +197,40 @@ func stream(ctx context.Context, dial dialer, to netip.AddrPort, bytes int64, ha
 	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
-	r := bufio.NewReader(c)
+	r := bufio.NewReaderSize(c, 256<<10)
 	if _, err := r.ReadString('\n'); err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintf(c, "put %d\n", bytes); err != nil {
+	if _, err := fmt.Fprintf(c, "echo %d\n", bytes); err != nil {
 		return err
 	}
+	got := sha256.New()
+	received := make(chan error, 1)
+	go func() {
+		n, err := io.CopyN(got, r, bytes)
+		if err != nil {
+			err = fmt.Errorf("%d of %d bytes came back: %w", n, bytes, err)
+		}
+		received <- err
+	}()
+	sent, err := upload(c, bytes, half)
+	if err != nil {
+		c.Close() // ends the receiver
+		<-received
+		return err
+	}
+	if err := <-received; err != nil {
+		return err
+	}
+	if string(sent) != string(got.Sum(nil)) {
+		return fmt.Errorf("the sha256 of what came back is another one than of what was sent")
+	}
+	return nil
+}
+
+// upload sends bytes and returns their sha256. Halfway through it calls half,
+// if that is not nil.
+func upload(w io.Writer, bytes int64, half func()) ([]byte, error) {
 	sum := sha256.New()
 	buf := make([]byte, 256<<10)
 	for i := int64(0); i < bytes; i += int64(len(buf)) {
@@ -219,16 +243,9 @@ func stream(ctx context.Context, dial dialer, to netip.AddrPort, bytes int64, ha
 		}
 		n := min(int64(len(buf)), bytes-i)
 		sum.Write(buf[:n])
-		if _, err := c.Write(buf[:n]); err != nil {
-			return fmt.Errorf("after %d of %d bytes: %w", i, bytes, err)
+		if _, err := w.Write(buf[:n]); err != nil {
+			return nil, fmt.Errorf("after %d of %d bytes: %w", i, bytes, err)
 		}
 	}
-	got, err := r.ReadString('\n')
-	if err != nil {
-		return err
-	}
-	if want := fmt.Sprintf("%x\n", sum.Sum(nil)); got != want {
-		return fmt.Errorf("the sha256 of what arrived is another one than of what was sent")
-	}
-	return nil
+	return sum.Sum(nil), nil
 }

@@ -12,6 +12,10 @@ import (
 //	GET    /v1/status
 //	PUT    /v1/pods/{namespace}/{name}     PodRequest -> PodStatus; the same request again changes nothing
 //	DELETE /v1/pods/{namespace}/{name}
+//	PUT    /v1/ports/node                  PortRequest -> PortStatus; the same request again changes nothing
+//	DELETE /v1/ports/node
+//	PUT    /v1/ports/outside               OutsideRequest -> OutsideStatus
+//	DELETE /v1/ports/outside
 //	GET    /v1/pods | /v1/nodes | /v1/routes | /v1/neighbors | /v1/flows
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
@@ -72,6 +76,48 @@ type PodStatus struct {
 	Counters   *Counters    `json:"counters,omitempty"`
 }
 
+// PortRequest asks a node to attach its node port: a TAP in a network namespace
+// that is the node's own. It holds the node's addresses, which are the switch's
+// without it. On Linux, not in mode direct, where the host has them.
+type PortRequest struct {
+	// NetNS is the path of the namespace, which must be open to the node for as
+	// long as the port is attached.
+	NetNS string `json:"netns"`
+	// Interface is the name of the TAP, eth0 if empty.
+	Interface string `json:"interface,omitempty"`
+	// MTU of the interface in bytes; 0 is that of pods.
+	MTU int `json:"mtu,omitempty"`
+}
+
+// PortStatus is the node port as it is.
+type PortStatus struct {
+	NetNS     string       `json:"netns"`
+	Interface string       `json:"interface"`
+	MTU       int          `json:"mtu"`
+	MAC       string       `json:"mac"`
+	Addresses []netip.Addr `json:"addresses"`
+	Counters  *Counters    `json:"counters,omitempty"`
+}
+
+// OutsideRequest asks a node to attach its outside port: a unix datagram socket,
+// a frame each, by which clients that are not of the cluster reach the node.
+type OutsideRequest struct {
+	// Socket is the node's, Remote that of who is out there.
+	Socket string `json:"socket"`
+	Remote string `json:"remote"`
+	// Prefixes are the ranges that are out there.
+	Prefixes []netip.Prefix `json:"prefixes"`
+	// MTU of packets in bytes; 0 is that of pods.
+	MTU int `json:"mtu,omitempty"`
+}
+
+// OutsideStatus is the outside port as it is.
+type OutsideStatus struct {
+	OutsideRequest
+	// GatewayMAC is whom frames from outside must be addressed to.
+	GatewayMAC string `json:"gatewayMAC"`
+}
+
 // Counters of a port, from the switch's point of view: Rx is what the port
 // delivered to the switch. Bytes are of frames; a superpacket counts as its segments.
 type Counters struct {
@@ -90,6 +136,7 @@ type Status struct {
 	Started    time.Time         `json:"started"`
 	Ready      bool              `json:"ready"`
 	Problems   []string          `json:"problems,omitempty"` // sentences, each with its fix
+	NodePort   *PortStatus       `json:"nodePort,omitempty"` // nil: not attached
 	Underlay   netip.AddrPort    `json:"underlay"`
 	Gossip     netip.AddrPort    `json:"gossip"`
 	Addresses  []netip.Addr      `json:"addresses"`
@@ -118,7 +165,7 @@ type NodeStatus struct {
 // Route is a row of the forwarding table.
 type Route struct {
 	Prefix netip.Prefix `json:"prefix"`
-	Kind   string       `json:"kind"`          // "pod", "local" (the switch itself), "peer", "host" or "unreachable"
+	Kind   string       `json:"kind"`          // "pod", "local" (the switch itself), "peer", "host", "outside" or "unreachable"
 	To     string       `json:"to"`            // the pod's or node's name
 	Via    string       `json:"via,omitempty"` // the peer's VTEP, or the host's next hop in mode direct
 	Port   string       `json:"port,omitempty"`
@@ -129,7 +176,7 @@ type Route struct {
 type Neighbor struct {
 	IP   netip.Addr `json:"ip"`
 	MAC  string     `json:"mac"`
-	Kind string     `json:"kind"` // "pod" or "gateway"
+	Kind string     `json:"kind"` // "pod", "node" or "gateway"
 	To   string     `json:"to"`
 	Port string     `json:"port,omitempty"`
 }

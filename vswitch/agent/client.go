@@ -50,6 +50,21 @@ func (c *Client) DetachPod(ctx context.Context, namespace, name string) error {
 	return c.call(ctx, "DELETE", podPath(namespace, name), nil, nil)
 }
 
+// AttachOwn attaches the node port, or confirms that it is attached.
+func (c *Client) AttachOwn(ctx context.Context, r PortRequest) (s PortStatus, err error) {
+	return s, c.call(ctx, "PUT", "/v1/ports/node", r, &s)
+}
+
+// DetachOwn detaches the node port; one that is not attached is no error.
+func (c *Client) DetachOwn(ctx context.Context) error {
+	return c.call(ctx, "DELETE", "/v1/ports/node", nil, nil)
+}
+
+// AttachOutside attaches the outside port, or confirms that it is attached.
+func (c *Client) AttachOutside(ctx context.Context, r OutsideRequest) (s OutsideStatus, err error) {
+	return s, c.call(ctx, "PUT", "/v1/ports/outside", r, &s)
+}
+
 // Pods lists all pods the node knows of, its own first.
 func (c *Client) Pods(ctx context.Context) (s []PodStatus, err error) {
 	return s, c.call(ctx, "GET", "/v1/pods", nil, &s)

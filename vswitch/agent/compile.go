@@ -47,10 +47,12 @@ type Self struct {
 	GatewayMAC, VTEPMAC [6]byte
 	PodCIDRs            []netip.Prefix
 	Addresses           []netip.Addr
-	// Uplink is the port behind which the host has Addresses, and UplinkMTU what
-	// the way there takes; 0: they are the switch's own.
+	// Uplink is the port behind which the host has Addresses, the uplink in mode
+	// direct or the node port, UplinkMTU what the way there takes, and UplinkMAC
+	// whom to send to there; 0: they are the switch's own.
 	Uplink    uint16
 	UplinkMTU int
+	UplinkMAC [6]byte
 	// ClusterRanges are those of all pods and of services: nobody outside has
 	// an address in them.
 	ClusterRanges []netip.Prefix
@@ -100,7 +102,7 @@ func (c *Compiler) SetSelf(s Self) {
 	}
 	own := local
 	if s.Uplink != 0 {
-		own = &fib.Hop{Kind: fib.Host, Port: s.Uplink, MTU: uint16(s.UplinkMTU), Name: s.Name}
+		own = &fib.Hop{Kind: fib.Host, Port: s.Uplink, MTU: uint16(s.UplinkMTU), MAC: s.UplinkMAC, Name: s.Name}
 	}
 	t.Node4, t.Node6 = packet.Addr{}, packet.Addr{}
 	for _, a := range s.Addresses {

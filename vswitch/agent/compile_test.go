@@ -148,3 +148,40 @@ cluster              10.244.0.0/16
 		t.Errorf("got\n%s\nwant%s", got, want)
 	}
 }
+
+// TestCompileOwn: the node port has the node's addresses, while it is there.
+func TestCompileOwn(t *testing.T) {
+	c := compiled()
+	own := OwnPort{Port: 3, Node: "node1", MAC: [6]byte{0x0a, 0x58, 172, 29, 0, 1}, Addresses: testSelf.Addresses, MTU: 1450}
+	s := testSelf
+	s.Uplink, s.UplinkMTU, s.UplinkMAC = own.Port, own.MTU, own.MAC
+	c.SetOwn(own)
+	c.SetSelf(s)
+	got := words(dump(c.Publish()))
+	for _, want := range []string{"port 3 node1 0a:58:ac:1d:00:01 mtu 1450 [172.29.0.1]", "172.29.0.1/32 host node1 port 3 peer 0",
+		"10.244.1.1/32 local node1 port 0 peer 0"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	c.DeleteOwn(own)
+	c.SetSelf(testSelf)
+	if got := dump(c.Publish()); words(got) != words(golden) {
+		t.Errorf("got\n%s\nwant%s", got, golden)
+	}
+}
+
+// TestCompileOutside: the outside is behind its port, while it is there.
+func TestCompileOutside(t *testing.T) {
+	c := compiled()
+	out := OutsidePort{Port: 3, MAC: outsideMAC, Prefixes: prefixes("203.0.113.0/24"), MTU: 1450}
+	c.SetOutside(out)
+	c.SetSelf(testSelf)
+	if got := words(dump(c.Publish())); !strings.Contains(got, "203.0.113.0/24 outside outside port 3 peer 0") {
+		t.Errorf("got\n%s", got)
+	}
+	c.DeleteOutside(out)
+	if got := dump(c.Publish()); words(got) != words(golden) {
+		t.Errorf("got\n%s\nwant%s", got, golden)
+	}
+}

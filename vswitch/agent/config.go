@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"vswitch/overlay/gossip"
@@ -26,6 +27,9 @@ type Config struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	// Addresses are the node's own addresses, one per family (InternalIP).
 	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// ExtraAddresses are further addresses of the node, for its own pods: other
+	// nodes are not told of them.
+	ExtraAddresses []netip.Addr `json:"extraAddresses,omitempty"`
 	// PodCIDRs are the node's pod ranges. Empty: a free one per family is
 	// taken from ClusterCIDRs.
 	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
@@ -186,6 +190,11 @@ func (c *Config) Validate() error {
 		bad("workers", "%d is outside 1..64", c.Workers)
 	}
 	return errors.Join(errs...)
+}
+
+// allAddresses are the node's own, the first of each family first.
+func (c *Config) allAddresses() []netip.Addr {
+	return slices.Concat(c.Addresses, c.ExtraAddresses)
 }
 
 // CheckFiles returns what is wrong with the files that c names. A key file that

@@ -48,6 +48,8 @@ type Node struct {
 	pods         map[string]*attachedPod // by namespace/name
 	leases       map[string][]netip.Addr // of configured ports in the last run, by pod
 	portProblems map[string]string       // by pod
+	own          *ownPort                // the node port; nil: the switch has the node's addresses
+	outside      *outsidePort            // nil: not attached
 	peers        map[string]*peer        // by node name
 	problems     []string
 	feed         string            // why nothing new is heard of services; empty if it is
@@ -198,6 +200,12 @@ func (n *Node) close() {
 	for _, p := range n.pods {
 		p.port.Close()
 	}
+	if n.own != nil {
+		n.own.port.Close()
+	}
+	if n.outside != nil {
+		n.outside.port.Close()
+	}
 	n.mu.Unlock()
 	if n.link != nil {
 		n.link.Close()
@@ -262,15 +270,24 @@ func (n *Node) setRanges(cidrs []netip.Prefix) {
 	for _, c := range cidrs {
 		n.pools = append(n.pools, newPool(c))
 	}
-	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: cidrs, Addresses: n.cfg.Addresses, ClusterRanges: slices.Concat(n.cfg.ClusterCIDRs, n.cfg.Services.CIDRs)}
+	n.setSelf()
+	n.link.follow(cidrs, n.peers)
+	n.tendOwn()
+}
+
+// setSelf compiles and publishes what this node is. Called with mu held, or
+// from Start.
+func (n *Node) setSelf() {
+	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: n.ranges(), Addresses: n.cfg.allAddresses(),
+		ClusterRanges: slices.Concat(n.cfg.ClusterCIDRs, n.cfg.Services.CIDRs)}
 	if n.link.kind() == vswitch.PortUplink {
 		s.Addresses, s.Uplink, s.UplinkMTU = n.cfg.hostAddresses(), n.uplink, n.link.MTU()
 	}
 	s.GatewayMAC = n.gatewayMAC()
+	n.own.be(&s)
 	n.compiler.SetSelf(s)
 	n.serviceNodes()
 	n.sw.Publish(n.compiler.Publish())
-	n.link.follow(cidrs, n.peers)
 }
 
 // gatewayMAC is the switch's own address towards pods; zero without ranges.
@@ -386,6 +403,9 @@ func (n *Node) save() error {
 		s.Pods = append(s.Pods, p.PodStatus)
 	}
 	slices.SortFunc(s.Pods, func(a, b PodStatus) int { return a.IPs[0].Compare(b.IPs[0]) })
+	if n.own != nil {
+		s.Own = &n.own.PortStatus
+	}
 	for _, p := range n.pools {
 		s.Released = append(s.Released, p.released...)
 	}

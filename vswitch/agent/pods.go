@@ -235,6 +235,7 @@ func (n *Node) restore(s state) {
 		}
 		n.log.Info("pod attached again", "pod", name, "ips", st.IPs)
 	}
+	n.restoreOwn(s.Own)
 	n.announce()
 }
 
@@ -267,6 +268,11 @@ func (n *Node) Flows() []FlowStatus {
 	for _, p := range n.Pods() {
 		for _, ip := range p.IPs {
 			names[ip] = p.Namespace + "/" + p.Name
+		}
+	}
+	for _, node := range n.Nodes() {
+		for _, ip := range node.Addresses {
+			names[ip] = node.Name
 		}
 	}
 	now, tables := n.sw.Seconds(), n.sw.Tables()

@@ -70,6 +70,27 @@ func (n *Node) handler() http.Handler {
 	mux.HandleFunc("DELETE /v1/pods/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, struct{}{}, n.DetachPod(r.PathValue("namespace"), r.PathValue("name")))
 	})
+	mux.HandleFunc("PUT /v1/ports/node", func(w http.ResponseWriter, r *http.Request) {
+		var req PortRequest
+		if decode(w, r, &req) {
+			s, err := n.AttachOwn(req)
+			answer(w, s, err)
+		}
+	})
+	mux.HandleFunc("DELETE /v1/ports/node", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, struct{}{}, n.DetachOwn())
+	})
+	mux.HandleFunc("PUT /v1/ports/outside", func(w http.ResponseWriter, r *http.Request) {
+		var req OutsideRequest
+		if decode(w, r, &req) {
+			s, err := n.AttachOutside(req)
+			answer(w, s, err)
+		}
+	})
+	mux.HandleFunc("DELETE /v1/ports/outside", func(w http.ResponseWriter, _ *http.Request) {
+		n.DetachOutside()
+		answer(w, struct{}{}, nil)
+	})
 	mux.HandleFunc("POST /v1/trace", func(w http.ResponseWriter, r *http.Request) {
 		var req TraceRequest
 		if !decode(w, r, &req) {

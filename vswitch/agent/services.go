@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"vswitch/nat"
 	"vswitch/vswitch/cluster"
@@ -148,6 +149,8 @@ func (s *Services) slicesOf(key cluster.Key) (list []*cluster.EndpointSlice) {
 	for _, sl := range s.slices[key] {
 		list = append(list, sl)
 	}
+	// In order, so that all nodes make the same of an endpoint that is in two.
+	slices.SortFunc(list, func(a, b *cluster.EndpointSlice) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }
 

@@ -29,6 +29,7 @@ func (n *Node) Status() Status {
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
 	}
+	s.NodePort = n.ownStatus()
 	if n.feed != "" {
 		s.Problems = append(s.Problems, n.feed)
 	}
@@ -70,7 +71,7 @@ func (n *Node) Routes() []Route {
 	for prefix, hop := range t.Routes.All() {
 		r := Route{Prefix: prefix, Kind: hop.Kind.String(), To: hop.Name, MTU: int(hop.MTU)}
 		if info := t.Port(hop.Port); info != nil {
-			r.Port = info.Name
+			r.Port = portName(info)
 		}
 		if hop.Kind == fib.Peer {
 			n.mu.Lock()
@@ -92,11 +93,21 @@ func (n *Node) Neighbors() []Neighbor {
 		switch {
 		case hop.Kind == fib.Pod && prefix.IsSingleIP():
 			out = append(out, Neighbor{IP: prefix.Addr(), MAC: macString(hop.MAC), Kind: "pod", To: hop.Name, Port: hop.Name})
+		case hop.Kind == fib.Host && t.Port(hop.Port) != nil && t.Port(hop.Port).Kind == vswitch.PortNode:
+			out = append(out, Neighbor{IP: prefix.Addr(), MAC: macString(hop.MAC), Kind: "node", To: hop.Name, Port: ownPortName})
 		case hop.Kind == fib.Local && isGateway(t, prefix.Addr()):
 			out = append(out, Neighbor{IP: prefix.Addr(), MAC: macString(t.GatewayMAC), Kind: "gateway", To: hop.Name})
 		}
 	}
 	return out
+}
+
+// portName is the name that captures know a port by.
+func portName(info *vswitch.PortInfo) string {
+	if info.Kind == vswitch.PortNode {
+		return ownPortName
+	}
+	return info.Name
 }
 
 func isGateway(t *vswitch.Tables, a netip.Addr) bool {

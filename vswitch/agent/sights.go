@@ -17,7 +17,7 @@ type Sight struct {
 	// At is the system's monotonic time, comparable between nodes of a machine.
 	At   time.Duration `json:"at"`
 	Node string        `json:"node"`
-	// Port is the pod's name, or "overlay", or "uplink" in mode direct.
+	// Port is the pod's name, or "overlay", or "uplink" in mode direct, or "node".
 	Port string `json:"port"`
 	// Out is set for a packet that left the switch by the port.
 	Out         bool           `json:"out"`

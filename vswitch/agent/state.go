@@ -24,6 +24,8 @@ type state struct {
 	PodCIDRs []netip.Prefix `json:"podCIDRs"`
 	Pods     []PodStatus    `json:"pods"`
 	Released []release      `json:"released,omitempty"`
+	// Own is the node port.
+	Own *PortStatus `json:"own,omitempty"`
 	// Claims are the node's claims on its ranges, as gossip had them.
 	Claims []gossip.Claim `json:"claims,omitempty"`
 }

@@ -42,3 +42,19 @@ func (n *Node) configure(p *attachedPod) error {
 	}
 	return nil
 }
+
+// configureOwn gives the node port's interface the node's addresses, none of
+// them with a network around it, and a way to all others by the gateway.
+func (n *Node) configureOwn(p *ownPort) error {
+	link := netns.Link{Name: p.Interface, MAC: p.mac, MTU: p.MTU, Gateways: n.gatewaysFor(p.Addresses), TxQueueLen: 2000}
+	if p.MTU <= 1500 {
+		link.GSOMaxSegs, link.GSOMaxSize = 44, 61600
+	}
+	for _, a := range p.Addresses {
+		link.Addrs = append(link.Addrs, host(a))
+	}
+	if err := netns.Do(p.NetNS, func() error { return netns.Configure(link) }); err != nil {
+		return fmt.Errorf("interface %s in %s: %w", p.Interface, p.NetNS, err)
+	}
+	return nil
+}

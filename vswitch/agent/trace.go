@@ -134,6 +134,11 @@ func (r *TraceRequest) check() error {
 func (t Tracer) sender(tables *vswitch.Tables, r *TraceRequest) (uint16, *vswitch.PortInfo, error) {
 	switch r.Sender {
 	case SenderNode:
+		for id, info := range tables.Ports {
+			if info != nil && info.Kind == vswitch.PortNode {
+				return uint16(id), info, nil
+			}
+		}
 		return 0, &vswitch.PortInfo{Kind: vswitch.PortNode, Name: tables.Node, MAC: tables.GatewayMAC}, nil
 	case SenderOutside:
 		return 0, &vswitch.PortInfo{Kind: vswitch.PortOutside, Name: "outside"}, nil

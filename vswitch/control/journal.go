@@ -22,8 +22,9 @@ import (
 // Status is not kept: whoever runs the pods reports it again.
 const journalName = "objects.journal"
 
-// journalVersion is raised when older programs could not read the file.
-const journalVersion = 1
+// journalVersion is raised when older programs could not read the file, or
+// would lose some of it. 2: services and their endpoints.
+const journalVersion = 2
 
 // saved is one line.
 type saved struct {

@@ -41,7 +41,7 @@ func (r *refill) mirror(e *cluster.Endpoints) {
 	}
 	for _, name := range have {
 		if !used[name] {
-			r.slice(name).Endpoints = nil
+			r.empty(name)
 		}
 	}
 }
@@ -49,7 +49,7 @@ func (r *refill) mirror(e *cluster.Endpoints) {
 // mirrored returns a slice for endpoints of g that is not used yet.
 func (r *refill) mirrored(g mirrorGroup, have []string, used map[string]bool) *cluster.EndpointSlice {
 	for _, name := range have {
-		if v := r.slice(name); !used[name] && v.Labels[cluster.LabelManagedBy] == mirrorController && v.Family == g.family && slices.Equal(v.Ports, g.ports) {
+		if v := r.slice(name); v != nil && !used[name] && v.Labels[cluster.LabelManagedBy] == mirrorController && v.Family == g.family && slices.Equal(v.Ports, g.ports) {
 			return v
 		}
 	}

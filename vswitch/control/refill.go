@@ -18,14 +18,23 @@ type refill struct {
 	lacks   bool                              // the ports that pods lack changed
 }
 
-// slice returns a copy of a slice to change, or nil.
-func (r *refill) slice(name string) *cluster.EndpointSlice {
+// look returns a derived slice as it is so far, not to be changed, or nil.
+func (r *refill) look(name string) *cluster.EndpointSlice {
 	if v := r.open[name]; v != nil {
 		return v
 	}
 	own := r.tx.Own().EndpointSlices.Get(cluster.Key{Namespace: r.key.Namespace, Name: name})
-	if own == nil {
+	if own == nil || !derived(own) {
 		return nil
+	}
+	return own
+}
+
+// slice returns a copy of a slice to change, or nil.
+func (r *refill) slice(name string) *cluster.EndpointSlice {
+	own := r.look(name)
+	if own == nil || own == r.open[name] {
+		return own
 	}
 	v := *own
 	v.Endpoints = slices.Clone(own.Endpoints)
@@ -38,7 +47,13 @@ func (r *refill) drop() {
 	delete(r.index.fan.lacking, r.key)
 	r.lacks = true
 	for name := range r.index.fan.slices[r.key] {
-		r.slice(name).Endpoints = nil
+		r.empty(name)
+	}
+}
+
+func (r *refill) empty(name string) {
+	if v := r.slice(name); v != nil {
+		v.Endpoints = nil
 	}
 }
 
@@ -48,6 +63,9 @@ func (r *refill) relabel(pods map[cluster.Key]bool) {
 	labels := r.labels(sliceController)
 	for name := range r.index.fan.slices[r.key] {
 		v := r.slice(name)
+		if v == nil {
+			continue
+		}
 		if v.Labels[cluster.LabelManagedBy] != sliceController { // it has a selector now
 			v.Endpoints = nil
 		}
@@ -106,10 +124,7 @@ func (r *refill) pod(k cluster.Key) {
 // keep brings a pod's endpoint in a slice up to date. It takes it out, and
 // returns false, if the slice is not the one for it.
 func (r *refill) keep(name string, pod cluster.Key, want *cluster.Endpoint, ports []cluster.EndpointPort) bool {
-	own := r.open[name]
-	if own == nil {
-		own = r.tx.Own().EndpointSlices.Get(cluster.Key{Namespace: r.key.Namespace, Name: name})
-	}
+	own := r.look(name)
 	if own == nil {
 		return false
 	}
@@ -148,11 +163,7 @@ func (r *refill) room(f cluster.IPFamily, ports []cluster.EndpointPort) *cluster
 		r.names = slices.Sorted(maps.Keys(r.index.fan.slices[r.key]))
 	}
 	for _, name := range r.names {
-		own := r.open[name]
-		if own == nil {
-			own = r.tx.Own().EndpointSlices.Get(cluster.Key{Namespace: r.key.Namespace, Name: name})
-		}
-		if own != nil && own.Family == f && len(own.Endpoints) < maxEndpoints && slices.Equal(own.Ports, ports) {
+		if own := r.look(name); own != nil && own.Family == f && len(own.Endpoints) < maxEndpoints && slices.Equal(own.Ports, ports) {
 			return r.slice(name)
 		}
 	}
@@ -185,7 +196,6 @@ func (r *refill) commit() {
 		v := r.open[name]
 		own := r.tx.Own().EndpointSlices.Get(v.Key())
 		switch {
-		case own != nil && !derived(own): // somebody took its name
 		case len(v.Endpoints) == 0:
 			r.tx.DeleteEndpointSlice(v.Key())
 		case own == nil || !maps.Equal(own.Labels, v.Labels) || !slices.EqualFunc(own.Endpoints, v.Endpoints, func(a, b cluster.Endpoint) bool { return equalEndpoint(&a, &b) }):

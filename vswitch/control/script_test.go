@@ -126,7 +126,11 @@ func (w *world) run(args []string) string {
 			say(nil, err)
 			break
 		}
-		out.WriteString(tables(state, []string{"nodes", "pods", "deployments", "namespaces"}, w.now))
+		kinds := []string{"nodes", "pods", "deployments", "namespaces"}
+		if state.Services.Len()+state.EndpointSlices.Len() > 0 {
+			kinds = append(kinds, "services", "slices")
+		}
+		out.WriteString(tables(state, kinds, w.now))
 	case "delete": // -f FILE | KIND NAME
 		if rest[0] == "-f" {
 			say(w.control.Delete(w.load(rest[1]).Refs()))
@@ -160,6 +164,8 @@ func (w *world) run(args []string) string {
 		}
 	case "fail": // POD: it is running, but not ready
 		say(nil, w.report(rest[0], func(p *cluster.Pod) { p.Ready = false }))
+	case "unfail": // POD: it is ready again
+		say(nil, w.report(rest[0], func(p *cluster.Pod) { p.Ready = true }))
 	case "exit": // POD: it ended
 		say(nil, w.report(rest[0], func(p *cluster.Pod) { p.Phase, p.Ready = cluster.PodSucceeded, false }))
 	case "sleep":
@@ -298,6 +304,49 @@ func tables(s *cluster.State, what []string, now time.Time) string {
 				}
 				fmt.Fprintf(t, "%s\t%s\n", n.Name, status)
 			}
+		case "services":
+			fmt.Fprintln(t, "NAMESPACE\tSERVICE\tTYPE\tCLUSTER-IPS\tLOAD BALANCER\tPORTS\tCONDITIONS")
+			for v := range s.Services.All() {
+				var ports, balancer, conditions []string
+				for _, p := range v.Ports {
+					ports = append(ports, fmt.Sprintf("%d:%d/%d", p.Port, p.NodePort, p.Protocol))
+				}
+				for _, g := range v.Ingress {
+					balancer = append(balancer, g.IP.String()+g.Hostname)
+				}
+				for _, c := range v.Conditions {
+					conditions = append(conditions, c.Type+" "+c.Reason+" "+c.Message)
+				}
+				ips := joined(v.ClusterIPs)
+				if v.Headless {
+					ips = "None"
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Namespace, v.Name, v.Type, none(ips), none(strings.Join(balancer, ",")),
+					none(strings.Join(ports, ",")), none(strings.Join(conditions, "; ")))
+			}
+		case "slices":
+			fmt.Fprintln(t, "NAMESPACE\tSLICE\tSERVICE\tPORTS\tENDPOINTS")
+			for v := range s.EndpointSlices.All() {
+				var list []string
+				for _, e := range v.Endpoints {
+					list = append(list, endpointText(&e))
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Namespace, v.Name, v.Service().Name, none(portText(v.Ports)), none(strings.Join(list, " ")))
+			}
+		case "endpoints":
+			fmt.Fprintln(t, "NAMESPACE\tENDPOINTS\tSUBSETS")
+			for _, e := range control.AllEndpoints(s) {
+				var list []string
+				for _, sub := range e.Subsets {
+					for _, p := range sub.Ready {
+						list = append(list, fmt.Sprintf("%s:%s", p.Addresses[0], portText(sub.Ports)))
+					}
+					for _, p := range sub.NotReady {
+						list = append(list, fmt.Sprintf("(%s:%s)", p.Addresses[0], portText(sub.Ports)))
+					}
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s\n", e.Namespace, e.Name, none(strings.Join(list, " ")))
+			}
 		case "versions":
 			fmt.Fprintln(t, "POD\tUID\tGENERATION\tAGE")
 			for p := range s.Pods.All() {
@@ -311,6 +360,34 @@ func tables(s *cluster.State, what []string, now time.Time) string {
 		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
 	return trimmed.String()
+}
+
+func portText(ports []cluster.EndpointPort) string {
+	var list []string
+	for _, p := range ports {
+		list = append(list, strconv.Itoa(int(p.Port)))
+	}
+	return strings.Join(list, ",")
+}
+
+// endpointText is an address and what is not as usual.
+func endpointText(e *cluster.Endpoint) string {
+	s := e.Addresses[0].String()
+	if e.Node != "" {
+		s += "@" + e.Node
+	}
+	for _, c := range []struct {
+		name string
+		is   bool
+	}{{"unready", !e.Ready}, {"unserving", !e.Serving}, {"terminating", e.Terminating}} {
+		if c.is {
+			s += "," + c.name
+		}
+	}
+	if len(e.ForZones)+len(e.ForNodes) > 0 {
+		s += fmt.Sprintf(",for=%s/%s", strings.Join(e.ForZones, "+"), strings.Join(e.ForNodes, "+"))
+	}
+	return s
 }
 
 func joined[T fmt.Stringer](list []T) string {

@@ -588,3 +588,34 @@ func TestPool(t *testing.T) {
 		t.Errorf("node ports: %d, %d apart", l.size, l.band)
 	}
 }
+
+// TestStaticServices: what is given wins, but not against itself.
+func TestStaticServices(t *testing.T) {
+	a, b := service("a", func(v *cluster.Service) { v.ClusterIPs = addrs("192.0.2.1") }), service("b", func(v *cluster.Service) { v.ClusterIPs = addrs("192.0.2.1") })
+	if _, err := Static(Default(), objects(a, b)); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "192.0.2.1 is also the cluster IP of Service x/a") {
+		t.Errorf("%v", err)
+	}
+	six := service("six", func(v *cluster.Service) { v.ClusterIPs = addrs("fd00:7::1", "192.0.2.9") })
+	shared := func(v *cluster.Service) {
+		v.Type, v.IPFamilyPolicy = cluster.ServiceLoadBalancer, cluster.PreferDualStack
+		v.Ingress = []cluster.LBIngress{{IP: netip.MustParseAddr("192.0.2.5")}}
+	}
+	cfg := Default()
+	cfg.ServiceCIDRs = prefixes("10.96.0.0/16")
+	s, err := Static(cfg, objects(a, six, service("c", shared), service("d", shared)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"a": "ClusterIP SingleStack[IPv4] 1", "six": "ClusterIP RequireDualStack[IPv6 IPv4] 2",
+		"c": "LoadBalancer PreferDualStack[IPv4] 1 lbIPv4 np", "d": "LoadBalancer PreferDualStack[IPv4] 1 lbIPv4 np",
+	} {
+		if got := text(s.Service(cluster.Key{Namespace: "x", Name: name})); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	again, err := Static(cfg, objects(a, six, service("c", shared), service("d", shared)))
+	if err != nil || cmp.Diff(desired(s), desired(again), comparers) != "" {
+		t.Errorf("it differs from time to time (%v)", err)
+	}
+}

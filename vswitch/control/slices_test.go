@@ -190,6 +190,11 @@ func randomChange(t *testing.T, c *Controller, rng *rand.Rand, now time.Time) st
 	if p == nil || p.Node == "" {
 		return "nothing"
 	}
+	if rng.IntN(30) == 0 { // with a report that nobody has looked at yet
+		see(t, c, func(tx *cluster.Txn) { tx.PutPod(running(p, now)) })
+		_, err := c.Delete([]cluster.Ref{{Kind: cluster.KindNamespace, Key: cluster.Key{Name: "x"}}})
+		return fmt.Sprint("delete namespace: ", err)
+	}
 	seen := running(p, now)
 	h := hash(p.UID, rng.IntN(2))
 	v6 := netip.MustParseAddr("fd00::1").As16()
@@ -549,18 +554,26 @@ func TestSlicesAfterFailedWrite(t *testing.T) {
 	see(t, c, func(tx *cluster.Txn) {
 		tx.PutPod(running(c.Store().State().Pod(cluster.Key{Namespace: "x", Name: "p"}), time.Unix(0, 0)))
 	})
+	web := objects(service("web", func(v *cluster.Service) { v.Selector = labels }))
+	apply(t, c, web)
+	see(t, c, func(tx *cluster.Txn) {
+		p := running(c.Store().State().Pod(cluster.Key{Namespace: "x", Name: "p"}), time.Unix(1, 0))
+		p.Ready = false
+		tx.PutPod(p)
+	})
 	good := c.journal.file
 	bad, err := c.journal.openReadOnly()
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.journal.file = bad
-	web := objects(service("web", func(v *cluster.Service) { v.Selector = labels }))
-	if _, err := c.Apply(web, ApplyOptions{}); err == nil {
+	if _, err := c.Apply(objects(service("other")), ApplyOptions{}); err == nil {
 		t.Fatal("the disk was to fail")
 	}
 	c.journal.file = good
-	apply(t, c, web)
+	if err := c.Reconcile(); err != nil {
+		t.Fatal(err)
+	}
 	s := c.Store().State()
 	if d := cmp.Diff(expected(s), actual(t, s)); d != "" || s.EndpointSlices.Len() != 1 || len(get(c, "web").ClusterIPs) != 1 {
 		t.Errorf("%d slices; -want +got: %s", s.EndpointSlices.Len(), d)

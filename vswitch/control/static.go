@@ -3,7 +3,9 @@ package control
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"vswitch/vswitch/cluster"
@@ -83,7 +85,7 @@ func (s *static) all(o *cluster.Objects) error {
 	for d := range s.tx.Own().Deployments.All() {
 		s.complete(d)
 	}
-	for ns := range s.missingNamespaces() {
+	for _, ns := range slices.Sorted(maps.Keys(s.missingNamespaces())) {
 		s.putNewNamespace(ns)
 	}
 	s.index.follow(s.tx.State(), s.tx.Own())
@@ -270,7 +272,7 @@ func (s *static) count() {
 // well have an address that is in no range here.
 func conflicts(o *cluster.Objects) error {
 	var errs []error
-	for _, c := range cluster.Conflicts(o.Nodes, o.Pods) {
+	for _, c := range slices.Concat(cluster.Conflicts(o.Nodes, o.Pods), cluster.ServiceConflicts(o.Services)) {
 		text := c.Ref.String() + ": " + c.Field + ": " + c.Message
 		if c.Object.Source != "" {
 			text = c.Object.Source + ": " + text

@@ -14,11 +14,6 @@ import (
 func (s *static) services(o *cluster.Objects) error {
 	s.index.claims.lenient = true
 	rules := familyRules{have: familiesOf(&s.cfg), lenient: true}
-	type nodePort struct {
-		protocol uint8
-		port     uint16
-	}
-	ips, ports := map[netip.Addr]cluster.Key{}, map[nodePort]cluster.Key{}
 	for _, v := range o.Services {
 		m := *v
 		s.known(&m.Meta)
@@ -26,21 +21,7 @@ func (s *static) services(o *cluster.Objects) error {
 		if m.Type == "" {
 			m.Type = cluster.ServiceClusterIP
 		}
-		f := rules.complete(&m)
-		for i, a := range m.ClusterIPs {
-			if owner, twice := ips[a]; twice && owner != m.Key() && f == nil {
-				f = faultf(ipField(&m, i), "%s is also the address of Service %s", a, owner)
-			}
-			ips[a] = m.Key()
-		}
-		for i := range m.Ports {
-			n := nodePort{m.Ports[i].Protocol, m.Ports[i].NodePort}
-			if owner, twice := ports[n]; twice && n.port != 0 && owner != m.Key() && f == nil {
-				f = faultf(fmt.Sprintf("spec.ports[%d].nodePort", i), "%d is also a node port of Service %s", n.port, owner)
-			}
-			ports[n] = m.Key()
-		}
-		if f != nil {
+		if f := rules.complete(&m); f != nil {
 			text := fmt.Sprintf("Service %s: %s: %s", m.Key(), f.field, f.message)
 			if m.Source != "" {
 				text = m.Source + ": " + text

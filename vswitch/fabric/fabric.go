@@ -48,6 +48,7 @@ type Fabric struct {
 	Pods  []*Pod // those of the State, in a fabric that FromState made
 	cfg   Config
 	used  map[netip.Addr]bool // by pods of the State
+	world *cluster.State      // whose services the nodes serve; nil: none
 	ctx   context.Context     // of the running switches; nil before Start
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
@@ -128,6 +129,10 @@ func (f *Fabric) AddNode() (*Node, error) {
 	if err := f.join(n); err != nil {
 		return nil, err
 	}
+	if f.world != nil { // it serves what the others do, and they know its address
+		c := f.world.Diff(f.world)
+		f.follow(&c)
+	}
 	f.publish()
 	if f.ctx != nil {
 		f.run(n)
@@ -192,13 +197,18 @@ func (n *Node) remote(o *Node) agent.RemoteNode {
 
 // follow makes every node serve the services of a State, which changed so.
 func (f *Fabric) follow(c *cluster.Changes) {
+	f.world = c.To
+	none := cluster.State{}
+	all := none.Diff(c.To)
 	for _, n := range f.Nodes {
+		c := c
 		if n.services == nil {
 			zone := ""
 			if o := c.To.Node(n.Name); o != nil {
 				zone = o.Labels[cluster.LabelZone]
 			}
 			n.services = agent.NewServices(f.cfg.Services, n.Name, zone)
+			c = &all
 		}
 		var others [][]netip.Addr
 		for _, o := range f.Nodes {
@@ -216,6 +226,19 @@ func (f *Fabric) follow(c *cluster.Changes) {
 func (f *Fabric) Follow(c cluster.Changes) {
 	f.follow(&c)
 	f.publish()
+}
+
+// Outside gives the node a port to clients outside of the cluster, in the given
+// ranges and behind a router with that MAC, and returns the clients' end of it.
+func (n *Node) Outside(mac [6]byte, mtu int, to ...netip.Prefix) (*port.PipeEnd, error) {
+	near, far := port.Pipe(mtu)
+	id, err := n.Switch.Attach("outside", near)
+	if err != nil {
+		return nil, err
+	}
+	n.compiler.SetOutside(agent.OutsidePort{Port: id, MAC: mac, Prefixes: to, MTU: mtu})
+	n.Switch.Publish(n.compiler.Publish())
+	return far, nil
 }
 
 // Fail makes a node vanish from the others' tables, as when it has crashed.

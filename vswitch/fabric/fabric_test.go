@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -56,25 +57,6 @@ func newStackPod(t *testing.T, n *Node, name string) *stackPod {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink, err := s.Listen("tcp", ":9")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for {
-			c, err := sink.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				sum := sha256.New()
-				if _, err := io.Copy(sum, c); err == nil {
-					_, _ = c.Write(sum.Sum(nil)) // the client misses it otherwise
-				}
-			}()
-		}
-	}()
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -101,7 +83,7 @@ func newStackPod(t *testing.T, n *Node, name string) *stackPod {
 	return p
 }
 
-// TestEveryPair: every pod reaches every other with TCP, UDP and ICMP, in both
+// TestEveryPair: every pod reaches every other, and itself, with TCP, UDP and ICMP, in both
 // families and many sizes.
 func TestEveryPair(t *testing.T) {
 	_, pods := start(t, Config{Nodes: 3}, 2)
@@ -109,9 +91,6 @@ func TestEveryPair(t *testing.T) {
 	defer cancel()
 	for _, a := range pods {
 		for _, b := range pods {
-			if a == b {
-				continue
-			}
 			for _, ip := range b.IPs {
 				name := fmt.Sprintf("%s -> %s %s", a.Name, b.Name, ip.Addr())
 				if _, err := a.Ping(ctx, ip.Addr(), 56); err != nil {
@@ -161,41 +140,69 @@ func echo(ctx context.Context, from *stackPod, network string, to netip.Addr, po
 // datagrams keeps io.ReadFull from reading less than a datagram at a time.
 type datagrams struct{ net.Conn }
 
-// TestBulk: 256 MiB between nodes with equal sha256, at ordinary and large MTU.
+// TestBulk: 1 GiB each way between nodes, both at once, over one connection and
+// with equal sha256, at ordinary and large MTU, half of it over each family.
 func TestBulk(t *testing.T) {
-	size := int64(256 << 20)
-	if testing.Short() {
-		size = 8 << 20
-	}
+	const size = 512 << 20
 	for _, mtu := range []int{1450, 9000} {
 		t.Run(fmt.Sprintf("mtu=%d", mtu), func(t *testing.T) {
 			_, pods := start(t, Config{Nodes: 2, PodMTU: mtu}, 1)
 			for _, ip := range pods[1].IPs {
-				c, err := pods[0].DialContext(t.Context(), "tcp", netip.AddrPortFrom(ip.Addr(), 9).String())
+				l, err := pods[1].Listen("tcp", netip.AddrPortFrom(ip.Addr(), 9).String())
 				if err != nil {
 					t.Fatal(err)
 				}
-				if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+				a, err := pods[0].DialContext(t.Context(), "tcp", l.Addr().String())
+				if err != nil {
 					t.Fatal(err)
 				}
-				sent := sha256.New()
-				buf := make([]byte, 1<<18)
-				for n := int64(0); n < size; n += int64(len(buf)) {
-					buf[0], buf[1], buf[2] = byte(n>>18), byte(n>>26), byte(n>>34)
-					sent.Write(buf)
-					if _, err := c.Write(buf); err != nil {
-						t.Fatalf("after %d bytes: %v", n, err)
-					}
-				}
-				if err := c.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+				b, err := l.Accept()
+				if err != nil {
 					t.Fatal(err)
 				}
-				if got, err := io.ReadAll(c); err != nil || !bytes.Equal(sent.Sum(nil), got) {
-					t.Errorf("other bytes arrived (%v)", err)
-				}
-				c.Close()
+				bulk(t, a, b, size)
+				a.Close()
+				b.Close()
+				l.Close()
 			}
 		})
+	}
+}
+
+// bulk sends size bytes each way at once and compares their sha256.
+func bulk(t *testing.T, a, b net.Conn, size int64) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	var wg sync.WaitGroup
+	var sent, got [2][]byte
+	for i, ends := range [][2]net.Conn{{a, b}, {b, a}} {
+		from, to := ends[0], ends[1]
+		if err := from.SetDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			sum, buf := sha256.New(), make([]byte, 1<<18)
+			for n := int64(0); n < size; n += int64(len(buf)) {
+				buf[0], buf[1], buf[2], buf[3] = byte(i), byte(n>>18), byte(n>>26), byte(n>>34)
+				sum.Write(buf)
+				if _, err := from.Write(buf); err != nil {
+					t.Errorf("way %d: after %d bytes: %v", i, n, err)
+					return
+				}
+			}
+			sent[i] = sum.Sum(nil)
+		})
+		wg.Go(func() {
+			sum := sha256.New()
+			if n, err := io.CopyBuffer(sum, struct{ io.Reader }{io.LimitReader(to, size)}, make([]byte, 1<<18)); err != nil || n != size {
+				t.Errorf("way %d: received %d bytes of %d: %v", i, n, size, err)
+			}
+			got[i] = sum.Sum(nil)
+		})
+	}
+	wg.Wait()
+	if !bytes.Equal(sent[0], got[0]) || !bytes.Equal(sent[1], got[1]) {
+		t.Error("other bytes arrived than were sent")
 	}
 }
 

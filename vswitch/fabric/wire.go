@@ -12,7 +12,7 @@ const wireQueue = 4096
 
 // wire stands in for the overlay link of a node: what is written for a peer
 // arrives at that peer's wire, with the sender as packet.In, superpackets and
-// their metadata whole.
+// their metadata whole. What is larger than the MTU is lost.
 type wire struct {
 	id   uint16
 	node *Node
@@ -53,7 +53,7 @@ func (w *wire) Write(b *packet.Batch, idx []uint16) (int, error) {
 	for _, i := range idx {
 		p := &b.Packets[i]
 		peer := w.peers[p.Peer]
-		if peer == nil {
+		if peer == nil || p.WireLen() > w.MTU() {
 			continue
 		}
 		d := *p

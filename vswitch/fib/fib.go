@@ -31,11 +31,14 @@ const (
 	Peer
 	// Blackhole drops silently.
 	Blackhole
-	// Host is this node's own kernel, behind the uplink in direct mode.
+	// Host is this node itself: its namespace behind the node port or, in direct
+	// mode, its kernel behind the uplink.
 	Host
+	// Outside is who is not of the cluster, behind the outside port.
+	Outside
 )
 
-var kindNames = [...]string{"unreachable", "pod", "local", "peer", "blackhole", "host"}
+var kindNames = [...]string{"unreachable", "pod", "local", "peer", "blackhole", "host", "outside"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {

@@ -2,11 +2,7 @@ package kube
 
 import (
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/kube/kubetest"
 )
 
 // bareServices are services and their endpoints for bare.
@@ -203,45 +200,17 @@ endpoints: [{addresses: [a.example.com]}]
 	}
 }
 
-// casesDir finds the directory of cases that lies beside the module, or is
-// named by VSWITCH_CASES.
-func casesDir(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("VSWITCH_CASES"); dir != "" {
-		return dir
-	}
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return filepath.Join(dir, "..", "shared", "cases")
-		}
-		if filepath.Dir(dir) == dir {
-			t.Fatal("no go.mod above the test")
-		}
-		dir = filepath.Dir(dir)
-	}
-}
-
 // TestKubeProxyObjects reads the services and slices of kube-proxy's own tests.
 func TestKubeProxyObjects(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(casesDir(t), "kubeproxy-flows.json"))
-	if errors.Is(err, fs.ErrNotExist) && os.Getenv("VSWITCH_CASES") == "" {
-		t.Skip("kubeproxy-flows.json is not beside this module; VSWITCH_CASES can name its directory")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	var cases struct {
 		Groups []struct {
 			ID      string
 			Objects []json.RawMessage
 		}
 	}
-	if err := json.Unmarshal(data, &cases); err != nil || len(cases.Groups) == 0 {
-		t.Fatal("no groups", err)
+	kubetest.Cases(t, "kubeproxy-flows.json", &cases)
+	if len(cases.Groups) == 0 {
+		t.Fatal("no groups")
 	}
 	for _, g := range cases.Groups {
 		t.Run(g.ID, func(t *testing.T) {

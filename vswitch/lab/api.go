@@ -81,8 +81,12 @@ type LogRequest struct {
 	LogOptions
 }
 
-// ExecRequest is a command to run in a pod.
+// ExecRequest is a command to run in a pod, a node, or outside of the cluster.
 type ExecRequest struct {
+	// Outside: the command runs outside of the cluster. Node is the node in
+	// whose namespace it runs. Neither: a pod's.
+	Outside   bool   `json:"outside,omitempty"`
+	Node      string `json:"node,omitempty"`
 	Namespace string `json:"namespace"`
 	Pod       string `json:"pod"`
 	Container string `json:"container,omitempty"` // the first one if empty
@@ -93,6 +97,17 @@ type ExecRequest struct {
 	// TTY gives the command a terminal of its own, if the caller's standard
 	// input is one.
 	TTY bool `json:"tty,omitempty"`
+}
+
+// where is the place of the command, for people.
+func (r *ExecRequest) where() string {
+	switch {
+	case r.Outside:
+		return "the network outside"
+	case r.Node != "":
+		return "node " + r.Node
+	}
+	return "pod " + r.Namespace + "/" + r.Pod
 }
 
 // applyRequest is the body of an apply.

@@ -1,6 +1,9 @@
 package lab
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // backoff says how long to wait before something that ended is started again.
 type backoff struct {
@@ -37,4 +40,14 @@ func (b *backoff) next(ran time.Duration) time.Duration {
 		}
 	}
 	return wait
+}
+
+// sleep waits for d or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }

@@ -382,8 +382,8 @@ func TestDeletePod(t *testing.T) {
 		return ""
 	})
 	eventually(t, func() string {
-		if left, _ := os.ReadDir(c.Dir() + "/" + netnsDir); len(left) != 1 {
-			return fmt.Sprintf("%d namespaces left, want 1", len(left))
+		if left, _ := os.ReadDir(c.Dir() + "/" + netnsDir); len(left) != 2 {
+			return fmt.Sprintf("%d namespaces left, want that of the node and of one pod", len(left))
 		}
 		return ""
 	})

@@ -24,7 +24,8 @@ type container struct {
 
 	// Guarded by pod.mu.
 	status  cluster.ContainerStatus
-	problem string // why it does not run, a sentence; empty while it does
+	started bool   // running, and by its startup probe, if it has one
+	problem string // why it does not run or is not ready, a sentence; empty while it is well
 	proc    *process
 	log     *logFile // of the current run, or the last
 	prev    *logFile // of the run before
@@ -38,8 +39,9 @@ func (c *container) loop(ctx context.Context, policy cluster.RestartPolicy) int 
 	code := 0
 	for ctx.Err() == nil {
 		started := time.Now()
-		code = c.runOnce(ctx)
-		if ctx.Err() != nil || policy == cluster.RestartNever || policy == cluster.RestartOnFailure && code == 0 {
+		var again bool
+		code, again = c.runOnce(ctx)
+		if ctx.Err() != nil || policy == cluster.RestartNever || policy == cluster.RestartOnFailure && code == 0 && !again {
 			return code
 		}
 		c.pod.mu.Lock()
@@ -56,37 +58,41 @@ func (c *container) loop(ctx context.Context, policy cluster.RestartPolicy) int 
 	return code
 }
 
-// sleep waits for d or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
 // runOnce runs one process to its end and returns its exit code, ExitNotStarted
-// if it could not be started. When ctx ends, the process is told to end.
-func (c *container) runOnce(ctx context.Context) int {
+// if it could not be started. When ctx ends, the process is told to end; when a
+// probe finds that it must, too, and then it is to run again.
+func (c *container) runOnce(ctx context.Context) (code int, again bool) {
 	proc, err := c.start()
 	if err != nil {
 		c.finish(exitStatus{Code: ExitNotStarted}, "StartError", err.Error())
-		return ExitNotStarted
+		return ExitNotStarted, false
 	}
+	alive, over := context.WithCancel(context.Background())
+	defer over()
+	ill, probed := c.probe(alive, ctx)
+	why := ""
 	select {
 	case <-proc.done:
 	case <-ctx.Done():
 		c.pod.log.Info("container is told to end", "container", c.spec.Name)
-		proc.stop(c.pod.grace())
+		c.end(proc, c.pod.grace())
+	case i := <-ill:
+		c.pod.log.Warn("container must end", "container", c.spec.Name, "why", i.why)
+		why = i.why
+		c.end(proc, i.grace)
 	}
 	proc.killRest()
+	over()
+	<-probed
 	word := "Error"
 	if proc.result.Code == 0 {
 		word = "Completed"
 	}
 	c.finish(proc.result, word, proc.result.Reason)
-	return proc.result.Code
+	if why != "" {
+		c.change(func() { c.problem = fmt.Sprintf("container %s: %s", c.spec.Name, why) })
+	}
+	return proc.result.Code, why != ""
 }
 
 // start starts the container's process and its log.
@@ -129,7 +135,8 @@ func (c *container) start() (*process, error) {
 	}
 	c.pod.mu.Lock()
 	c.proc, c.problem = proc, ""
-	c.status.Running, c.status.Ready = true, true
+	c.started = c.spec.Startup == nil
+	c.status.Running, c.status.Ready = true, c.started && c.spec.Readiness == nil
 	c.status.Started, c.status.Reason = time.Now(), ""
 	c.pod.mu.Unlock()
 	c.pod.log.Info("container started", "container", c.spec.Name, "pid", proc.pid())
@@ -161,7 +168,7 @@ func (c *container) newLog() (*logFile, error) {
 func (c *container) finish(result exitStatus, word, sentence string) {
 	c.pod.mu.Lock()
 	c.proc = nil
-	c.status.Running, c.status.Ready = false, false
+	c.status.Running, c.status.Ready, c.started = false, false, false
 	c.status.Finished, c.status.ExitCode, c.status.Reason = time.Now(), result.Code, word
 	c.problem = fmt.Sprintf("container %s: %s", c.spec.Name, sentence)
 	if result.Code == 0 {

@@ -14,8 +14,12 @@ import (
 )
 
 // hostName returns the host name of a pod's processes (Kubernetes
-// PodSpec.hostname: the pod's name, cut to 63 bytes, if it is not set).
+// PodSpec.hostname: the pod's name, cut to 63 bytes, if it is not set), or of its
+// node if it is in that one's network.
 func hostName(p *cluster.Pod) string {
+	if p.HostNetwork {
+		return p.Node
+	}
 	if p.Hostname != "" {
 		return p.Hostname
 	}
@@ -26,18 +30,21 @@ func hostName(p *cluster.Pod) string {
 	return name
 }
 
-// writeEtc writes the files that a pod's processes see in /etc.
+// writeEtc writes the files that a pod's processes see in /etc. In a node's
+// network, names are resolved as on this machine (dnsPolicy Default).
 func writeEtc(dir string, p *cluster.Pod, ips []netip.Addr, dns DNS) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	files := map[string]string{
-		"hosts":       hostsFile(p, ips, dns.Domain),
-		"hostname":    hostName(p) + "\n",
-		"resolv.conf": resolvConf(p.Namespace, dns),
+		"hosts":    hostsFile(p, ips, dns.Domain),
+		"hostname": hostName(p) + "\n",
 	}
-	if host, err := os.ReadFile("/etc/nsswitch.conf"); err == nil {
-		files["nsswitch.conf"] = nsswitchConf(string(host))
+	if !p.HostNetwork {
+		files["resolv.conf"] = resolvConf(p.Namespace, dns)
+		if host, err := os.ReadFile("/etc/nsswitch.conf"); err == nil {
+			files["nsswitch.conf"] = nsswitchConf(string(host))
+		}
 	}
 	for name, content := range files {
 		// In place: running processes see this file through a bind mount.

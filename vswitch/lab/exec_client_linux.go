@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Exec runs a command in a pod with the caller's files as its standard input,
+// Exec runs a command in a pod, or in a node's namespace, with the caller's files as its standard input,
 // output and error, and returns its exit code: 128 and the signal's number if
 // a signal ended it. An error says that it did not start, or was lost; with it,
 // the code is 127 if there is no such command, 126 if it cannot be executed, and
@@ -54,7 +54,7 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest, stdin, stdout, stderr 
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return 0, fmt.Errorf("the command in pod %s/%s was lost: %w", r.Namespace, r.Pod, err)
+		return 0, fmt.Errorf("the command in %s was lost: %w", r.where(), err)
 	}
 	if reply.Error != "" {
 		return reply.Code, errorOf(reply.Status, reply.Error)

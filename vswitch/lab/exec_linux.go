@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -11,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exec runs commands in pods. The caller connects to a unix socket of its own,
+// exec runs commands in pods and nodes. The caller connects to a unix socket of its own,
 // sends an ExecRequest with its standard input, output and error attached
 // (SCM_RIGHTS), then signals to forward, and receives an execReply when the
 // command has ended. The command reads and writes the caller's files itself;
@@ -96,6 +97,12 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	if len(req.Command) == 0 || req.Command[0] == "" {
 		return nil, failure(ErrInput, "no command is given")
 	}
+	if req.Outside {
+		return s.execOutside(req, files)
+	}
+	if req.Node != "" {
+		return s.execInNode(req, files)
+	}
 	p, err := s.pod(req.Namespace, req.Pod)
 	if err != nil {
 		return nil, err
@@ -105,7 +112,7 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 		return nil, err
 	}
 	p.mu.Lock()
-	there, final, reason := p.attached || p.ns == "", p.final, p.reason
+	there, final, reason := p.attached || p.spec.HostNetwork, p.final, p.reason
 	p.mu.Unlock()
 	switch {
 	case final != "":
@@ -122,6 +129,47 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	}
 	s.log.Debug("command runs in pod", "pod", p.key().String(), "command", req.Command, "pid", proc.pid())
 	return proc, nil
+}
+
+// execInNode starts a command in a node's namespace.
+func (s *supervisor) execInNode(req ExecRequest, files [3]*os.File) (*process, error) {
+	n := s.node(req.Node)
+	if n == nil {
+		return nil, failure(ErrNotFound, "there is no node %s", req.Node)
+	}
+	n.mu.Lock()
+	connected, problem := n.connected, n.problem
+	n.mu.Unlock()
+	if !connected {
+		return nil, failure(ErrConflict, "node %s is not in the network yet: %s", req.Node, problem)
+	}
+	spec := s.placeSpec(n.name, n.space.etc, req)
+	proc, err := startProcess(n.space.ns, spec, files, req.TTY)
+	if err != nil {
+		return nil, failure(ErrConflict, "exec in node %s: %v", req.Node, err)
+	}
+	return proc, nil
+}
+
+// execOutside starts a command as a client outside of the cluster.
+func (s *supervisor) execOutside(req ExecRequest, files [3]*os.File) (*process, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, 15*time.Second)
+	defer cancel()
+	if err := s.outside.open(ctx); err != nil {
+		return nil, failure(ErrConflict, "%v", err)
+	}
+	proc, err := startProcess(s.outside.ns, s.placeSpec("outside", "", req), files, req.TTY)
+	if err != nil {
+		return nil, failure(ErrConflict, "exec outside: %v", err)
+	}
+	return proc, nil
+}
+
+// placeSpec is a command that is in no pod.
+func (s *supervisor) placeSpec(host, etc string, req ExecRequest) processSpec {
+	spec := processSpec{Hostname: host, Etc: etc, FallbackDir: s.options.Dir, Command: req.Command}
+	spec.Env = append([]string{"PATH=" + s.options.Path, "HOSTNAME=" + host, "HOME=" + homeOf(0, s.options.Home)}, req.Env...)
+	return spec
 }
 
 // container returns a container by name, or the first one.

@@ -43,6 +43,8 @@ func TestMain(m *testing.M) {
 			os.Exit(testEcho())
 		case "test-talk":
 			os.Exit(testTalk(os.Args[2], os.Args[3:]))
+		case "test-health":
+			os.Exit(testHealth(os.Args[2]))
 		case "test-etc":
 			os.Exit(testEtc(os.Args[2], os.Args[3]))
 		}
@@ -137,6 +139,12 @@ func (n *fakeNode) handler() http.Handler {
 			answer(w, status, err)
 		}
 	})
+	mux.HandleFunc("PUT /v1/ports/node", func(w http.ResponseWriter, r *http.Request) {
+		var req agent.PortRequest
+		if decode(w, r, &req) {
+			answer(w, agent.PortStatus{NetNS: req.NetNS, Interface: "eth0", Addresses: n.config.Addresses}, n.attachOwn(req.NetNS))
+		}
+	})
 	mux.HandleFunc("DELETE /v1/pods/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -158,9 +166,23 @@ func (n *fakeNode) attach(r agent.PodRequest) (agent.PodStatus, error) {
 		ips = []netip.Addr{n.next}
 		n.next = n.next.Next()
 	}
-	outer := fmt.Sprintf("pod%d", ips[0].As4()[3])
-	err := netns.DoFile(n.bridge, func() error {
-		ns, err := os.Open(r.NetNS)
+	if err := n.plug(fmt.Sprintf("pod%d", ips[0].As4()[3]), r.NetNS); err != nil {
+		return agent.PodStatus{}, err
+	}
+	if err := netns.Do(r.NetNS, func() error {
+		return netns.Configure(netns.Link{Name: "eth0", MTU: 1450, Addrs: []netip.Prefix{netip.PrefixFrom(ips[0], 24)}})
+	}); err != nil {
+		return agent.PodStatus{}, err
+	}
+	p := agent.PodStatus{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Node: n.config.Name, IPs: ips, PortSpec: agent.PortSpec{NetNS: r.NetNS}}
+	n.pods[key] = p
+	return p, nil
+}
+
+// plug connects the eth0 of a namespace to the bridge. Called with mu held.
+func (n *fakeNode) plug(outer, path string) error {
+	return netns.DoFile(n.bridge, func() error {
+		ns, err := os.Open(path)
 		if err != nil {
 			return err
 		}
@@ -174,17 +196,21 @@ func (n *fakeNode) attach(r agent.PodRequest) (agent.PodStatus, error) {
 		}
 		return netns.SetUp(outer)
 	})
-	if err != nil {
-		return agent.PodStatus{}, err
+}
+
+// attachOwn gives the node's namespace its addresses. Nobody reaches them: the
+// bridge is no router.
+func (n *fakeNode) attachOwn(path string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.plug("own", path); err != nil {
+		return err
 	}
-	if err := netns.Do(r.NetNS, func() error {
-		return netns.Configure(netns.Link{Name: "eth0", MTU: 1450, Addrs: []netip.Prefix{netip.PrefixFrom(ips[0], 24)}})
-	}); err != nil {
-		return agent.PodStatus{}, err
+	l := netns.Link{Name: "eth0", MTU: 1450}
+	for _, a := range n.config.Addresses {
+		l.Addrs = append(l.Addrs, netip.PrefixFrom(a, a.BitLen()))
 	}
-	p := agent.PodStatus{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Node: n.config.Name, IPs: ips, PortSpec: agent.PortSpec{NetNS: r.NetNS}}
-	n.pods[key] = p
-	return p, nil
+	return netns.Do(path, func() error { return netns.Configure(l) })
 }
 
 // eventually waits until f returns "" and fails with what it says otherwise.

@@ -26,6 +26,7 @@ type node struct {
 	sup    *supervisor
 	name   string
 	dir    string
+	space  *space
 	under  *underlay
 	client *agent.Client
 	out    *logFile
@@ -42,18 +43,25 @@ type node struct {
 	ready    bool
 	problem  string // why it is not ready
 	restarts int
-	started  time.Time
-	status   agent.Status
+	// connected: the node's namespace has been attached, which outlives the process
+	connected bool
+	started   time.Time
+	status    agent.Status
 }
 
 func newNode(ctx context.Context, sup *supervisor, name string) (*node, error) {
-	n := &node{sup: sup, name: name, dir: nodeDir(sup.dir, name), changed: make(chan struct{}),
+	n := &node{sup: sup, name: name, dir: nodeDir(sup.dir, name), space: newSpace(sup.dir, name), changed: make(chan struct{}),
 		done: make(chan struct{}), log: sup.log.With("node", name), problem: "it is starting"}
 	var err error
 	if n.under, err = takeUnderlay(sup.random); err != nil {
 		return nil, fmt.Errorf("node %s: %w", name, err)
 	}
 	if n.out, err = newLogFile(filepath.Join(n.dir, "node.log")); err != nil {
+		n.under.close()
+		return nil, fmt.Errorf("node %s: %w", name, err)
+	}
+	if err = n.space.open(); err != nil {
+		n.out.end()
 		n.under.close()
 		return nil, fmt.Errorf("node %s: %w", name, err)
 	}
@@ -84,7 +92,7 @@ func (n *node) writeConfig() (string, error) {
 	c.Overlay.Listen = n.under.vxlan
 	c.Gossip = agent.GossipConfig{Listen: n.under.gossip, Join: n.sup.gossipAddrs(n.name), KeyFile: n.sup.keyFile()}
 	if spec := n.sup.store.State().Node(n.name); spec != nil {
-		c.Labels, c.Addresses, c.PodCIDRs = spec.Labels, spec.Addresses, spec.PodCIDRs
+		c.Labels, c.Addresses, c.ExtraAddresses, c.PodCIDRs = spec.Labels, spec.Addresses, spec.ExtraAddresses, spec.PodCIDRs
 	}
 	if err := c.Validate(); err != nil {
 		return "", fmt.Errorf("configuration of node %s: %w", n.name, err)
@@ -101,6 +109,7 @@ func (n *node) writeConfig() (string, error) {
 func (n *node) run() {
 	defer close(n.done)
 	defer n.under.close()
+	defer n.space.close(n.log)
 	defer n.client.Close()
 	defer n.out.end()
 	again := nodeBackoff()
@@ -199,6 +208,11 @@ func (n *node) watch(ended <-chan struct{}) {
 	for {
 		ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second)
 		status, err := n.client.Status(ctx)
+		if err == nil && status.Ready && n.notReady() != nil {
+			if err := n.connect(ctx); err != nil {
+				status.Ready, status.Problems = false, []string{err.Error()}
+			}
+		}
 		cancel()
 		select {
 		case <-ended:
@@ -220,6 +234,25 @@ func (n *node) watch(ended <-chan struct{}) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// connect attaches the node's namespace to the switch, or confirms that it is.
+func (n *node) connect(ctx context.Context) error {
+	spec := n.sup.store.State().Node(n.name)
+	if spec == nil || len(spec.Addresses) == 0 {
+		return nil
+	}
+	if err := n.space.writeEtc(spec); err != nil {
+		return err
+	}
+	if _, err := n.client.AttachOwn(ctx, agent.PortRequest{NetNS: n.space.ns}); err != nil {
+		return err
+	}
+	n.update(func() { n.connected = true })
+	if err := n.sup.outside.connect(ctx, n); err != nil {
+		n.log.Warn("clients outside do not reach the node", "err", err)
+	}
+	return nil
 }
 
 // see notes what the node says of itself.

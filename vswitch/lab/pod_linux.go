@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -24,8 +23,8 @@ type pod struct {
 	sup  *supervisor
 	spec *cluster.Pod
 	dir  string // logs and files of the pod
-	ns   string // path of its network namespace; empty: the host's
-	etc  string // directory of its files in /etc; empty: the host's
+	ns   string // path of its network namespace: one of its own, or its node's
+	etc  string // directory of its files in /etc
 	log  *slog.Logger
 
 	ctx  context.Context // ends when the pod is told to end
@@ -49,11 +48,11 @@ type pod struct {
 func newPod(ctx context.Context, sup *supervisor, spec *cluster.Pod) *pod {
 	name := spec.Namespace + "_" + spec.Name // neither may hold an underscore
 	p := &pod{sup: sup, spec: spec, dir: filepath.Join(sup.dir, podsDir, name), done: make(chan struct{}),
-		log: sup.log.With("pod", spec.Key().String())}
+		ns: filepath.Join(sup.dir, netnsDir, name), log: sup.log.With("pod", spec.Key().String())}
 	p.ctx, p.stop = context.WithCancel(ctx)
-	if !spec.HostNetwork {
-		p.ns = filepath.Join(sup.dir, netnsDir, name)
-		p.etc = filepath.Join(p.dir, "etc")
+	p.etc = filepath.Join(p.dir, "etc")
+	if spec.HostNetwork {
+		p.ns = newSpace(sup.dir, spec.Node).ns
 	}
 	for i, c := range spec.InitContainers {
 		p.inits = append(p.inits, &container{pod: p, index: i, init: true, spec: c, backoff: containerBackoff()})
@@ -114,19 +113,8 @@ func (p *pod) tryPrepare() error {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return err
 	}
-	if p.spec.HostNetwork {
-		if n := p.sup.store.State().Node(p.spec.Node); n != nil {
-			p.mu.Lock()
-			p.ips = n.Addresses
-			p.mu.Unlock()
-		}
-		return nil
-	}
-	if _, err := os.Lstat(p.ns); errors.Is(err, os.ErrNotExist) {
-		if err := netns.New(p.ns); err != nil {
-			return err
-		}
-		if err := netns.Do(p.ns, func() error { return netns.SetUp("lo") }); err != nil {
+	if !p.spec.HostNetwork {
+		if err := makeNS(p.ns); err != nil {
 			return err
 		}
 	}
@@ -137,12 +125,23 @@ func (p *pod) tryPrepare() error {
 	if err := n.waitReady(p.ctx); err != nil {
 		return err
 	}
-	if err := p.attach(n, p.spec.IPs); err != nil {
+	if p.spec.HostNetwork {
+		p.adopt()
+	} else if err := p.attach(n, p.spec.IPs); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return writeEtc(p.etc, p.spec, p.ips, p.sup.options.DNS)
+}
+
+// adopt gives a pod of the node's network the node's addresses.
+func (p *pod) adopt() {
+	if n := p.sup.store.State().Node(p.spec.Node); n != nil {
+		p.mu.Lock()
+		p.ips = n.Addresses
+		p.mu.Unlock()
+	}
 }
 
 // attach connects the pod to its node's switch, or confirms that it is.
@@ -227,9 +226,9 @@ func (p *pod) runContainers() cluster.PodPhase {
 func (p *pod) waitStarted(c *container) {
 	for p.ctx.Err() == nil {
 		p.mu.Lock()
-		running := c.status.Running
+		started := c.status.Running && c.started
 		p.mu.Unlock()
-		if running {
+		if started {
 			return
 		}
 		sleep(p.ctx, 20*time.Millisecond)
@@ -238,8 +237,8 @@ func (p *pod) waitStarted(c *container) {
 
 // release gives back all that the pod had but its logs.
 func (p *pod) release() {
-	if p.ns == "" {
-		return
+	if p.spec.HostNetwork {
+		return // the namespace is the node's, and others live in it
 	}
 	// What left its container's namespaces is still in the pod's.
 	if inode := inodeOf(p.ns); inode != 0 {

@@ -96,6 +96,7 @@ func (s *supervisor) startNode(name string) {
 		s.mu.Lock()
 		s.nodes = slices.DeleteFunc(s.nodes, func(x *node) bool { return x == n })
 		s.mu.Unlock()
+		s.outside.forget(n.name)
 		os.RemoveAll(n.dir)
 		s.poke()
 	}()

@@ -38,6 +38,7 @@ type supervisor struct {
 	random  *mathrand.Rand
 	store   *cluster.Store
 	control *control.Controller
+	outside *outside
 
 	ctx  context.Context // ends when the cluster goes down
 	down context.CancelFunc
@@ -90,6 +91,7 @@ func newSupervisor(dir string, o Options) (*supervisor, error) {
 	if _, err := gossip.CreateKeyFile(s.keyFile()); err != nil {
 		return nil, err
 	}
+	s.outside = newOutside(s)
 	var err error
 	s.control, err = newController(s.store, &s.options, s.log)
 	return s, err
@@ -252,5 +254,6 @@ func (s *supervisor) shutdown() {
 	for _, n := range nodes {
 		<-n.done
 	}
+	s.outside.close()
 	close(s.gone)
 }

@@ -6,36 +6,38 @@ import (
 	"sync/atomic"
 )
 
-// guard keeps a descriptor open while a raw system call may still use it:
-// another file could get its number at once. enter and leave cost one atomic
-// add each, once a batch.
-type guard struct {
+// Guard keeps descriptors open while a raw system call may still use them:
+// another file could get their numbers at once. Enter and Leave cost one atomic
+// add each, once a batch. It is for drivers that make such calls.
+type Guard struct {
 	users atomic.Int64 // negative: closing
 	once  sync.Once
-	free  func() // closes the descriptor
+	// Free closes the descriptors. It is set before use.
+	Free func()
 }
 
-// closing is added to users by close.
+// closing is added to users by Shut.
 const closing = math.MinInt64 / 2
 
-// enter reports whether the descriptor is open; if so, leave must follow.
-func (g *guard) enter() bool {
+// Enter reports whether the descriptor is open; if so, Leave must follow.
+func (g *Guard) Enter() bool {
 	if g.users.Add(1) < 0 {
-		g.leave()
+		g.Leave()
 		return false
 	}
 	return true
 }
 
-func (g *guard) leave() {
+// Leave ends what Enter began.
+func (g *Guard) Leave() {
 	if g.users.Add(-1) == closing {
-		g.once.Do(g.free)
+		g.once.Do(g.Free)
 	}
 }
 
-// close lets nobody enter any more. The last one inside, or close itself,
+// Shut lets nobody enter any more. The last one inside, or Shut itself,
 // frees. It reports whether it was the first call.
-func (g *guard) close() bool {
+func (g *Guard) Shut() bool {
 	for {
 		n := g.users.Load()
 		if n < 0 {
@@ -43,7 +45,7 @@ func (g *guard) close() bool {
 		}
 		if g.users.CompareAndSwap(n, n+closing) {
 			if n == 0 {
-				g.once.Do(g.free)
+				g.once.Do(g.Free)
 			}
 			return true
 		}

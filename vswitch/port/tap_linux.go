@@ -18,7 +18,7 @@ import (
 // the packet.
 type TAP struct {
 	counters
-	guard
+	guard Guard
 	name  string
 	fd    int
 	mtu   int
@@ -39,16 +39,16 @@ func (t *TAP) MTU() int { return t.mtu }
 
 // Close closes the descriptor. A device that is not persistent disappears.
 func (t *TAP) Close() error {
-	t.guard.close()
+	t.guard.Shut()
 	return nil
 }
 
 // SetPersist says whether the device outlives Close and the process.
 func (t *TAP) SetPersist(on bool) error {
-	if !t.enter() {
+	if !t.guard.Enter() {
 		return t.dead
 	}
-	defer t.leave()
+	defer t.guard.Leave()
 	v := 0
 	if on {
 		v = 1
@@ -61,10 +61,10 @@ func (t *TAP) SetPersist(on bool) error {
 
 // Read implements Port.
 func (t *TAP) Read(b *packet.Batch, limit int) (int, error) {
-	if !t.enter() {
+	if !t.guard.Enter() {
 		return 0, t.dead
 	}
-	defer t.leave()
+	defer t.guard.Leave()
 	before := len(b.Packets)
 	var err error
 	for range limit {
@@ -124,10 +124,10 @@ func (t *TAP) readError(errno unix.Errno) error {
 // Write implements Port. It may be called by several workers at once: the
 // kernel takes care of that.
 func (t *TAP) Write(b *packet.Batch, idx []uint16) (int, error) {
-	if !t.enter() {
+	if !t.guard.Enter() {
 		return 0, t.dead
 	}
-	defer t.leave()
+	defer t.guard.Leave()
 	sent := 0
 	var err error
 	for _, i := range idx {

@@ -61,7 +61,7 @@ func openTAP(cfg TAPConfig) (*TAP, error) {
 		return nil, err
 	}
 	t := &TAP{name: cfg.Name, fd: fd, dead: fmt.Errorf("tap %s: %w", cfg.Name, ErrClosed)}
-	t.free = func() { unix.Close(fd) }
+	t.guard.Free = func() { unix.Close(fd) }
 	if err := t.attach(l, cfg); err != nil {
 		t.Close()
 		return nil, err

@@ -21,6 +21,8 @@ type link struct {
 	limit int    // packets that wait at most
 	lost  losses
 
+	windows windows
+
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 
 	// rxMu serializes deliveries, because gVisor takes the word that a packet
@@ -95,6 +97,7 @@ func (l *link) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
 			l.lost.rxFull.Add(uint64(len(pkts) - i))
 			break
 		}
+		l.windows.offer(pkt)
 		// The reference keeps the packet charged to its socket, which slows
 		// down who writes faster than the switch reads.
 		l.in = append(l.in, pkt.IncRef())

@@ -93,7 +93,9 @@ func (s *Stack) newEcho(addr netip.Addr, size int) (*echo, error) {
 	if s.closed {
 		return nil, net.ErrClosed
 	}
-	route, err := s.stack.FindRoute(0, tcpip.Address{}, addressOf(addr), protocolOf(addr), false)
+	// Not by the loopback interface, which has no addresses of its own: gVisor
+	// answers no IPv4 echo request to the address of another interface.
+	route, err := s.stack.FindRoute(nicID, tcpip.Address{}, addressOf(addr), protocolOf(addr), false)
 	if err != nil {
 		return nil, errnoOf(err)
 	}

@@ -146,6 +146,7 @@ func (l *link) give(b *packet.Batch, p *packet.Packet, f []byte) bool {
 			b.Complete(p)
 			p.Flags &^= packet.Verified
 		}
+		l.windows.admit(b, p)
 		if !l.unreachable(f) {
 			l.deliver(newPacket(f), p.Flags&(packet.NeedsCsum|packet.Verified) != 0)
 		}

@@ -31,8 +31,11 @@ import (
 	"vswitch/vswitch/port"
 )
 
-// nicID is the only interface of a stack.
-const nicID = 1
+// The interfaces of a stack: the port of the switch, and the way to itself.
+const (
+	nicID = 1 + iota
+	loopbackID
+)
 
 // Sizes of socket buffers in bytes.
 const (
@@ -183,8 +186,11 @@ func New(cfg Config) (*Stack, error) {
 func (s *Stack) configure(cfg *Config) error {
 	sack := tcpip.TCPSACKEnabled(true)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
-	// RACK loses its timers under loss: a connection stalls for good
-	// (TestTCPSegments; google/gvisor issue 6113). SACK recovery does not.
+	// Losses are found by SACK, without RACK, which is said to take what is
+	// late for lost where round trips are short (google/gvisor issue 9778).
+	// It loses no timers: postXmit in tcp/snd.go sets one whenever anything
+	// is outstanding. The stalls that look so are of a congestion window that
+	// is zero or less (TestCongestionWindow).
 	recovery := tcpip.TCPRecovery(0)
 	for _, o := range []tcpip.SettableTransportProtocolOption{
 		&sack, &moderate, &recovery,
@@ -205,6 +211,9 @@ func (s *Stack) configure(cfg *Config) error {
 	}
 	if err := s.stack.CreateNICWithOptions(nicID, s.link, stack.NICOptions{Name: "eth0"}); err != nil {
 		return fmt.Errorf("create interface: %w", errnoOf(err))
+	}
+	if err := s.stack.CreateNICWithOptions(loopbackID, newLoopback(), stack.NICOptions{Name: "lo"}); err != nil {
+		return fmt.Errorf("create loopback interface: %w", errnoOf(err))
 	}
 	for _, p := range cfg.Addrs {
 		a := tcpip.ProtocolAddress{

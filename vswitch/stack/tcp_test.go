@@ -288,19 +288,6 @@ func TestTCPAddresses(t *testing.T) {
 	}
 }
 
-// TestLoopback: a stack reaches itself without its port.
-func TestLoopback(t *testing.T) {
-	s := pod(t, 0, 1450)
-	w := &wire{ends: [2]*Stack{s, s}}
-	for _, to := range []netip.Addr{addrs4[0], addrs6[0]} {
-		a, b := connect(t, w, to)
-		bulk(t, a, b, 1<<20)
-		if _, err := s.Ping(context10(t), to, 100); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func TestHTTP(t *testing.T) {
 	w := pair(t, 1450)
 	l, err := w.ends[1].Listen("tcp", ":80")

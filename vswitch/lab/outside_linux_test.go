@@ -1,0 +1,95 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+)
+
+// TestOutside lets a client outside speak to nodes, also when they were killed.
+func TestOutside(t *testing.T) {
+	t.Setenv(realNodes, "1")
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := options(newTestPod("one", exe, "test-echo"), newTestPod("two", exe, "test-echo"))
+	o.Nodes = 2
+	command := []string{exe, "test-talk", "4194304"}
+	for i, p := range o.Objects.Pods {
+		p.Node, p.HostNetwork = fmt.Sprintf("node%d", i+1), true
+	}
+	c := start(t, o)
+	for _, name := range []string{"one", "two"} {
+		for _, ip := range getPod(t, c, name).IPs {
+			command = append(command, ip.String())
+		}
+	}
+	if len(command) != 3+4 {
+		t.Fatalf("the nodes' addresses are %v", command[3:])
+	}
+	if got, _ := run(t, c, ExecRequest{Outside: true, Command: command}, ""); got != "done\n" {
+		t.Error(got)
+	}
+	for _, n := range []string{"node1", "node2"} {
+		if err := c.KillNode(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitReady(t, c)
+	if got, _ := run(t, c, ExecRequest{Outside: true, Command: command}, ""); got != "done\n" {
+		t.Errorf("after the nodes were killed: %s", got)
+	}
+	// A node that comes later is connected, too.
+	if err := c.AddNode(t.Context(), "node3"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() string {
+		if nodes, err := c.Nodes(t.Context()); err != nil || len(nodes) != 3 || !nodes[2].Ready {
+			return fmt.Sprintf("nodes %+v, error %v", nodes, err)
+		}
+		return ""
+	})
+	s, err := c.State(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range s.Nodes {
+		for _, ip := range n.Addresses {
+			if got, code := run(t, c, ExecRequest{Outside: true, Command: []string{"ping", "-n", "-c1", "-W5", ip.String()}}, ""); code != 0 {
+				t.Errorf("ping %s: %s", n.Name, got)
+			}
+		}
+	}
+}
+
+// TestOutsideRoute: a node's address leads to that node, all else to one that
+// is ready, and always to the same.
+func TestOutsideRoute(t *testing.T) {
+	o := &outside{}
+	for i, ready := range []bool{true, false, true} {
+		o.nodes = append(o.nodes, outsideNode{name: fmt.Sprintf("node%d", i+1), addrs: []netip.Addr{netip.AddrFrom4([4]byte{172, 29, 0, byte(i + 1)})},
+			ready: func() bool { return ready }})
+	}
+	for i, n := range o.nodes {
+		if got := o.route(n.addrs[0], uint32(i)); got == nil || got.name != n.name {
+			t.Errorf("the address of %s leads to %+v", n.name, got)
+		}
+	}
+	seen := map[string]int{}
+	for hash := range uint32(100) {
+		n := o.route(netip.MustParseAddr("192.0.2.1"), hash)
+		if again := o.route(netip.MustParseAddr("192.0.2.1"), hash); again.name != n.name {
+			t.Errorf("a flow goes to %s and %s", n.name, again.name)
+		}
+		seen[n.name]++
+	}
+	if seen["node1"] != 50 || seen["node3"] != 50 {
+		t.Errorf("packets go to %v", seen)
+	}
+	o.nodes = o.nodes[1:2]
+	if n := o.route(netip.MustParseAddr("192.0.2.1"), 1); n != nil {
+		t.Errorf("with no node that is ready, a packet goes to %s", n.name)
+	}
+}
