@@ -211,11 +211,11 @@ func (s *Service) Choose(from []Backend, t *packet.Tuple, hash uint64) *Backend 
 			return b
 		}
 	}
-	return at(from, hash)
+	return draw(from, hash)
 }
 
-// at takes one of the backends. It is the upper half of the hash that says
+// draw takes one of the backends. It is the upper half of the hash that says
 // which, as caches take the lower one for their slots.
-func at(from []Backend, hash uint64) *Backend {
+func draw(from []Backend, hash uint64) *Backend {
 	return &from[uint64(uint32(hash>>32))*uint64(len(from))>>32]
 }

@@ -201,7 +201,7 @@ func (s *Services) Warm(ps []packet.Packet, flows []*Flow) (touched uint64) {
 	}
 	for i, f := range fronts[:len(ps)] {
 		if f != nil && len(f.Service.Cluster) > 0 {
-			touched += uint64(f.Service.ID) + uint64(at(f.Service.Cluster, ps[i].Hash).ID)
+			touched += uint64(f.Service.ID) + uint64(draw(f.Service.Cluster, ps[i].Hash).ID)
 		}
 	}
 	return touched
