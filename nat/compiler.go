@@ -90,13 +90,15 @@ func (c *Compiler) Set(svc *cluster.Service, list []*cluster.EndpointSlice) {
 	old := c.services[key]
 	now := &compiled{}
 	if !has(svc.Labels, cluster.LabelServiceProxy) && !svc.Headless && svc.Type != cluster.ServiceExternalName {
-		local := map[netip.Addr]bool{}
-		for i := range svc.Ports {
-			for _, fam := range familiesOf(svc) {
+		for _, fam := range familiesOf(svc) {
+			local := map[netip.Addr]bool{}
+			for i := range svc.Ports {
 				c.port(svc, &svc.Ports[i], fam, list, now, local)
 			}
+			// A pod of both families is one endpoint, not two.
+			now.local = max(now.local, len(local))
 		}
-		now.local, now.port = len(local), svc.HealthCheckPort
+		now.port = svc.HealthCheckPort
 	}
 	if old != nil {
 		for _, at := range old.spots {

@@ -188,7 +188,7 @@ func firstDifference(got, want string) string {
 }
 
 // TestHealthCheck: terminating endpoints do not count, and an endpoint with
-// several ports counts once.
+// several ports, or an address in each family, counts once.
 func TestHealthCheck(t *testing.T) {
 	svc := &cluster.Service{
 		Meta: cluster.Meta{Namespace: "x", Name: "a"}, Type: cluster.ServiceLoadBalancer, ExternalLocal: true, HealthCheckPort: 31000,
@@ -212,6 +212,17 @@ func TestHealthCheck(t *testing.T) {
 	c.Set(svc, []*cluster.EndpointSlice{sl})
 	if port, n := c.HealthCheck(svc.Key()); port != 31000 || n != 2 {
 		t.Errorf("port %d, %d endpoints; want 31000, 2", port, n)
+	}
+	dual := *svc
+	dual.IPFamilies = []cluster.IPFamily{cluster.IPv4, cluster.IPv6}
+	six := *sl
+	six.Family, six.Endpoints = cluster.IPv6, []cluster.Endpoint{
+		{Addresses: []netip.Addr{netip.MustParseAddr("fd00::1")}, Node: "n1", Ready: true, Serving: true},
+		{Addresses: []netip.Addr{netip.MustParseAddr("fd00::3")}, Node: "n1", Ready: true, Serving: true},
+	}
+	c.Set(&dual, []*cluster.EndpointSlice{sl, &six})
+	if _, n := c.HealthCheck(svc.Key()); n != 2 {
+		t.Errorf("%d endpoints of both families, want 2", n)
 	}
 	c.Delete(svc.Key())
 	if port, n := c.HealthCheck(svc.Key()); port != 0 || n != 0 {
