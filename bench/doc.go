@@ -1,5 +1,5 @@
 // Package bench measures the switch: throughput, latency and packet rate of
-// real traffic between network namespaces, beside the kernel's own path (veth,
+// real traffic between network namespaces, with and without services, beside the kernel's own path (veth,
 // bridge, VXLAN) and beside a bare TAP forwarder that does no work, in one run,
 // interleaved, as medians and ratios. It needs no root and installs nothing:
 //

@@ -111,16 +111,24 @@ func BenchmarkNodeIdle(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// residentMiB returns the resident memory of a process (proc_pid_status(5)).
+// residentMiB returns the resident memory of a process.
 func residentMiB(tb testing.TB, pid int) float64 {
 	tb.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	n, err := resident(pid)
 	must(tb, err)
+	return n
+}
+
+// resident reads the resident memory of a process (proc_pid_status(5)), MiB.
+func resident(pid int) (float64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
 	_, rest, _ := strings.Cut(string(data), "VmRSS:")
 	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	n, err := strconv.ParseFloat(kib, 64)
-	must(tb, err)
-	return n / 1024
+	return n / 1024, err
 }
 
 // cpuTime returns how long the threads of a process have run: the first number

@@ -60,7 +60,7 @@ func tcp(b *testing.B, streams int) func(t topology) float64 {
 	return func(t topology) float64 {
 		stop := t.b.serve(b, job{Role: "sink"})
 		defer stop()
-		r := t.a.run(b, t.b, job{Role: "send", Streams: streams, For: each})
+		r := t.run(b, job{Role: "send", Streams: streams, For: each})
 		return float64(r.Bytes) * 8 / float64(r.Took)
 	}
 }
@@ -118,7 +118,7 @@ func BenchmarkUDPReceived(b *testing.B) {
 	contenders := []topology{kernelBridge(b, 1450), tapFloor(b, 1450), ourNode(b, 1450)}
 	measure(b, "kpps", contenders, func(t topology) float64 {
 		stop := t.b.serve(b, job{Role: "udp-sink"})
-		t.a.run(b, t.b, job{Role: "udp-send", Size: 64 - 42, For: each})
+		t.run(b, job{Role: "udp-send", Size: 64 - 42, For: each})
 		r := stop()
 		return float64(r.Packets) / r.Took.Seconds() / 1000
 	})
@@ -132,21 +132,23 @@ func BenchmarkLatency(b *testing.B) {
 	measure(b, "µs", contenders, func(t topology) float64 {
 		stop := t.b.serve(b, job{Role: "echo"})
 		defer stop()
-		return float64(t.a.run(b, t.b, job{Role: "ping", For: each}).P50) / 1000
+		return float64(t.run(b, job{Role: "ping", For: each}).P50) / 1000
 	})
 }
 
 // TestTopologies checks that each of them carries traffic.
 func TestTopologies(t *testing.T) {
 	netnstest.Need(t)
-	for name, make := range map[string]func() topology{
-		"kernel bridge":   func() topology { return kernelBridge(t, 1450) },
-		"TAP floor":       func() topology { return tapFloor(t, 1450) },
-		"our node":        func() topology { return ourNode(t, 1450) },
-		"kernel VXLAN":    func() topology { return kernelVXLAN(t, false) },
-		"our VXLAN":       func() topology { return ourVXLAN(t, false, overlay.Config{Offload: true}) },
-		"our VXLAN, wire": func() topology { return ourVXLAN(t, true, overlay.Config{Offload: true}) },
+	for name, make := range map[string]func(testing.TB) topology{
+		"kernel bridge":   func(t testing.TB) topology { return kernelBridge(t, 1450) },
+		"TAP floor":       func(t testing.TB) topology { return tapFloor(t, 1450) },
+		"our node":        func(t testing.TB) topology { return ourNode(t, 1450) },
+		"kernel VXLAN":    func(t testing.TB) topology { return kernelVXLAN(t, false) },
+		"our VXLAN":       func(t testing.TB) topology { return ourVXLAN(t, false, overlay.Config{Offload: true}) },
+		"kernel service":  func(t testing.TB) topology { return kernelService(t) },
+		"our service":     func(t testing.TB) topology { return ourService(t) },
+		"our VXLAN, wire": func(t testing.TB) topology { return ourVXLAN(t, true, overlay.Config{Offload: true}) },
 	} {
-		t.Run(name, func(t *testing.T) { make().settle(t) })
+		t.Run(name, func(t *testing.T) { make(t).settle(t) })
 	}
 }

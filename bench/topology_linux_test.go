@@ -17,6 +17,7 @@ import (
 	"vswitch/overlay"
 	"vswitch/vswitch"
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/netns"
 	"vswitch/vswitch/port"
 )
@@ -25,6 +26,10 @@ import (
 type topology struct {
 	name string
 	a, b host
+	// at is where a reaches b, if not at b's own address: a service's.
+	at netip.AddrPort
+	// node is the namespace of a's node, if it is not a's own.
+	node string
 }
 
 func must(tb testing.TB, err error) {
@@ -55,7 +60,7 @@ var (
 
 // kernelBridge is what a CNI bridge plugin makes: two veths on a bridge.
 func kernelBridge(tb testing.TB, mtu int) topology {
-	t := topology{"kernel", host{namespace(tb, "a"), addrA}, host{namespace(tb, "b"), addrB}}
+	t := topology{name: "kernel", a: host{namespace(tb, "a"), addrA}, b: host{namespace(tb, "b"), addrB}}
 	bridge := namespace(tb, "bridge")
 	in(tb, bridge, func() error { return netns.AddBridge("cni0") })
 	for i, h := range []host{t.a, t.b} {
@@ -113,7 +118,7 @@ func openTAP(tb testing.TB, h host, mtu int) *port.TAP {
 // tapFloor is two TAPs whose frames are passed on as they are, a thread a
 // direction: what TAPs cost with no switch in between.
 func tapFloor(tb testing.TB, mtu int) topology {
-	t := topology{"floor", host{namespace(tb, "a"), addrA}, host{namespace(tb, "b"), addrB}}
+	t := topology{name: "floor", a: host{namespace(tb, "a"), addrA}, b: host{namespace(tb, "b"), addrB}}
 	a, b := openTAP(tb, t.a, mtu), openTAP(tb, t.b, mtu)
 	for _, f := range []*port.TAP{a, b} {
 		must(tb, unix.SetNonblock(f.FD(), false))
@@ -185,7 +190,7 @@ func (n *node) pod(tb testing.TB, name string, h host, mtu int) {
 
 // ourNode is two pods on one node of ours.
 func ourNode(tb testing.TB, mtu int) topology {
-	t := topology{"vswitch", host{namespace(tb, "a"), addrA}, host{namespace(tb, "b"), addrB}}
+	t := topology{name: "vswitch", a: host{namespace(tb, "a"), addrA}, b: host{namespace(tb, "b"), addrB}}
 	n := newNode(tb, "node1", netip.MustParsePrefix("10.244.1.0/24"))
 	n.pod(tb, "bench/a", t.a, mtu)
 	n.pod(tb, "bench/b", t.b, mtu)
@@ -225,8 +230,9 @@ func newUnderlay(tb testing.TB, wire bool) underlay {
 // kernelVXLAN is what flannel makes: bridge and VXLAN device on both nodes,
 // fixed neighbors, no learning.
 func kernelVXLAN(tb testing.TB, wire bool) topology {
-	t := topology{"kernel", host{namespace(tb, "a"), addrA}, host{namespace(tb, "b"), addrFar}}
+	t := topology{name: "kernel", a: host{namespace(tb, "a"), addrA}, b: host{namespace(tb, "b"), addrFar}}
 	u := newUnderlay(tb, wire)
+	t.node = u.ns[0]
 	cidrs := [2]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.2.0/24")}
 	macs := [2][6]byte{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}
 	for i, h := range []host{t.a, t.b} {
@@ -266,7 +272,12 @@ func kernelVXLAN(tb testing.TB, wire bool) topology {
 
 // ourVXLAN is a pod on each of two nodes of ours.
 func ourVXLAN(tb testing.TB, wire bool, cfg overlay.Config) topology {
-	t := topology{"vswitch", host{namespace(tb, "a"), addrA}, host{namespace(tb, "b"), addrFar}}
+	return ourServices(tb, wire, cfg, &cluster.Changes{})
+}
+
+// ourServices is ourVXLAN with services, which both nodes know.
+func ourServices(tb testing.TB, wire bool, cfg overlay.Config, services *cluster.Changes) topology {
+	t := topology{name: "vswitch", a: host{namespace(tb, "a"), addrA}, b: host{namespace(tb, "b"), addrFar}}
 	u := newUnderlay(tb, wire)
 	cidrs := [2]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.2.0/24")}
 	var links [2]*overlay.Link
@@ -290,6 +301,9 @@ func ourVXLAN(tb testing.TB, wire bool, cfg overlay.Config) topology {
 		peer, err := links[i].AddPeer(overlay.Peer{Name: names[o], Addr: netip.AddrPortFrom(u.addr[o], 8472)})
 		must(tb, err)
 		n.compiler.SetNode(agent.RemoteNode{Peer: peer, Port: id, Name: names[o], MAC: vtepMAC(names[o]), MTU: 1450, PodCIDRs: cidrs[o : o+1]})
+		s := agent.NewServices(agent.ServiceConfig{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}, names[i], "")
+		s.Apply(services)
+		n.compiler.SetServices(s)
 		n.run(tb)
 	}
 	return t
@@ -300,7 +314,14 @@ func (t topology) settle(tb testing.TB) {
 	tb.Helper()
 	stop := t.b.serve(tb, job{Role: "echo"})
 	defer stop()
-	if r := t.a.run(tb, t.b, job{Role: "ping", For: 10 * time.Millisecond}); r.Packets == 0 {
+	if r := t.run(tb, job{Role: "ping", For: 10 * time.Millisecond}); r.Packets == 0 {
 		tb.Fatalf("%s carries nothing", t.name)
 	}
+}
+
+// run runs a client job at a against the server at b.
+func (t topology) run(tb testing.TB, j job) result {
+	tb.Helper()
+	j.Addr = t.at
+	return t.a.run(tb, t.b, j)
 }

@@ -30,7 +30,7 @@ const trafficEnv = "VSWITCH_BENCH_TRAFFIC"
 
 // job is what one traffic process does.
 type job struct {
-	Role    string // "sink", "send", "udp-sink", "udp-send", "echo", "ping"
+	Role    string // "sink", "send", "udp-sink", "udp-send", "echo", "ping", "answer", "connect"
 	Addr    netip.AddrPort
 	Streams int
 	Size    int
@@ -60,6 +60,13 @@ func TestMain(m *testing.M) {
 	if s := os.Getenv(nodeEnv); s != "" {
 		if err := runNode(s); err != nil {
 			fmt.Fprintln(os.Stderr, "node:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	if os.Getenv(flowsEnv) != "" {
+		if err := manyFlows(); err != nil {
+			fmt.Fprintln(os.Stderr, "flows:", err)
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -114,10 +121,13 @@ func (h host) serve(tb testing.TB, j job) (stop func() result) {
 	}
 }
 
-// run runs a client job against a server on the other host.
+// run runs a client job against a server on the other host, at its own address
+// if the job names none.
 func (h host) run(tb testing.TB, to host, j job) (r result) {
 	tb.Helper()
-	j.Addr = netip.AddrPortFrom(to.addr, 5001)
+	if !j.Addr.IsValid() {
+		j.Addr = netip.AddrPortFrom(to.addr, 5001)
+	}
 	cmd, out := h.start(tb, j)
 	err := json.NewDecoder(out).Decode(&r)
 	if werr := cmd.Wait(); err != nil || werr != nil {
@@ -128,8 +138,10 @@ func (h host) run(tb testing.TB, to host, j job) (r result) {
 
 func (j job) run() error {
 	switch j.Role {
-	case "sink", "echo":
+	case "sink", "echo", "answer":
 		return j.serveTCP()
+	case "connect":
+		return j.connect()
 	case "send":
 		return j.send()
 	case "ping":
@@ -157,6 +169,13 @@ func (j job) serveTCP() error {
 			defer c.Close()
 			if j.Role == "echo" {
 				_, _ = io.Copy(c, c) // the client ends it
+				return
+			}
+			if j.Role == "answer" {
+				var request [64]byte
+				if _, err := io.ReadFull(c, request[:]); err == nil {
+					_, _ = c.Write(request[:]) // the client counts what arrives
+				}
 				return
 			}
 			n, _ := io.CopyBuffer(struct{ io.Writer }{io.Discard}, c, make([]byte, 256<<10))
@@ -200,6 +219,47 @@ func (j job) send() error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(result{Bytes: total.Load(), Took: took})
+}
+
+// connect makes one connection after the other, each for one request. The server
+// closes first, so that the client's ports are free again at once.
+func (j job) connect() error {
+	var total atomic.Int64
+	var wg sync.WaitGroup
+	errs := make([]error, j.Streams)
+	start := time.Now()
+	for i := range j.Streams {
+		wg.Go(func() {
+			for errs[i] == nil && time.Since(start) < j.For {
+				if errs[i] = j.request(); errs[i] == nil {
+					total.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(start)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(result{Packets: total.Load(), Took: took})
+}
+
+// request connects, asks, and reads the answer to its end.
+func (j job) request() error {
+	c, err := net.DialTimeout("tcp", j.Addr.String(), 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := c.Write(make([]byte, 64)); err != nil {
+		return err
+	}
+	n, err := io.Copy(io.Discard, c)
+	if err == nil && n != 64 {
+		err = fmt.Errorf("%d bytes of an answer of 64", n)
+	}
+	return err
 }
 
 // ping sends one small message after the other and waits for each to come back.

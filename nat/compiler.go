@@ -156,7 +156,9 @@ func familiesOf(svc *cluster.Service) []cluster.IPFamily {
 
 // port compiles one port of a service in one family.
 func (c *Compiler) port(svc *cluster.Service, sp *cluster.ServicePort, fam cluster.IPFamily, list []*cluster.EndpointSlice, into *compiled, local map[netip.Addr]bool) {
-	s := &Service{Name: svc.Key().String(), Affinity: uint32(svc.Affinity / time.Second)}
+	room := new(served)
+	s := &room.service
+	s.Name, s.Affinity = svc.Key().String(), uint32(svc.Affinity/time.Second)
 	if sp.Name != "" {
 		s.Name += ":" + sp.Name
 	}
@@ -177,9 +179,14 @@ func (c *Compiler) port(svc *cluster.Service, sp *cluster.ServicePort, fam clust
 		at := spot{addr, portKey(sp.Protocol, port)}
 		// An address may be given twice, as external IP and by the load balancer.
 		if addr.IsValid() && cluster.FamilyOf(addr) == fam && port != 0 && !slices.Contains(into.spots, at) {
+			front := &room.front
+			if front.Service != nil {
+				front = new(Frontend)
+			}
 			f.Service = s
+			*front = f
 			into.spots = append(into.spots, at)
-			c.claim(at, claim{&f, svc.Created, svc.Key()})
+			c.claim(at, claim{front, svc.Created, svc.Key()})
 		}
 	}
 	for _, a := range svc.ClusterIPs {

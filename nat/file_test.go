@@ -187,7 +187,7 @@ func TestFileInUse(t *testing.T) {
 	}
 	bad := DefaultTimeouts()
 	bad.UDP = 0
-	if _, err := Open(Config{Timeouts: bad}); err == nil || !strings.Contains(err.Error(), "UDP") {
+	if _, err := Open(Config{Timeouts: bad}); err == nil || !strings.Contains(err.Error(), "udp") {
 		t.Errorf("got %v, want one that names UDP", err)
 	}
 }

@@ -24,6 +24,8 @@ type address struct {
 	node    bool // of this node: node ports are served there
 	peer    bool // of another node, that serves node ports there
 	ports   ports
+	// few is where ports are if they are few: one cache line instead of two.
+	few [2]portFrontend
 }
 
 // ports are frontends in order of their key.
@@ -118,6 +120,11 @@ func (s Services) edit(p netip.Prefix, change func(*address)) Services {
 	if !a.cluster && !a.node && !a.peer && len(a.ports) == 0 {
 		s.addrs = s.addrs.DeletePersist(p)
 	} else {
+		if n := len(a.ports); n <= len(a.few) {
+			a.few = [len(a.few)]portFrontend{}
+			copy(a.few[:], a.ports)
+			a.ports = a.few[:n:n]
+		}
 		s.addrs = s.addrs.InsertPersist(p, &a)
 	}
 	return s
@@ -160,4 +167,42 @@ func (s Services) with(at spot, f *Frontend) Services {
 		// A cluster IP goes nowhere else, whatever other frontend it has, too.
 		a.cluster = slices.ContainsFunc(a.ports, func(p portFrontend) bool { return p.Kind == ClusterIP })
 	})
+}
+
+// Warm loads what Lookup and Choose will need for the packets of a batch that
+// have no flow yet, step by step for all of them at once: where there are many
+// services, each step of each packet waits for memory. ps is no longer than a
+// batch. The result only has to be used for something.
+func (s *Services) Warm(ps []packet.Packet, flows []*Flow) (touched uint64) {
+	if s.addrs == nil {
+		return 0
+	}
+	var addrs [packet.BatchSize]*address
+	var fronts [packet.BatchSize]*Frontend
+	for i := range ps {
+		if flows[i] == nil && ps[i].Class == packet.Flow {
+			addrs[i], _ = s.addrs.Lookup(ps[i].Tuple.Dst.Netip())
+		}
+	}
+	for _, a := range addrs[:len(ps)] {
+		if a != nil && a.cluster {
+			touched++
+		}
+	}
+	for i, a := range addrs[:len(ps)] {
+		if a != nil {
+			fronts[i] = a.ports.get(portKey(ps[i].Tuple.Proto, ps[i].Tuple.DstPort))
+		}
+	}
+	for _, f := range fronts[:len(ps)] {
+		if f != nil {
+			touched += uint64(f.Kind)
+		}
+	}
+	for i, f := range fronts[:len(ps)] {
+		if f != nil && len(f.Service.Cluster) > 0 {
+			touched += uint64(f.Service.ID) + uint64(draw(f.Service.Cluster, ps[i].Hash).ID)
+		}
+	}
+	return touched
 }

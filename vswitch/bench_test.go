@@ -18,7 +18,12 @@ type source struct {
 	frame []byte
 	flows uint32
 	next  uint32
+	made  uint32
 	left  int
+	// targets are services to send to; none: flows differ by their ports only.
+	targets []target
+	// fresh: no flow comes again.
+	fresh bool
 }
 
 func (s *source) Read(b *packet.Batch, limit int) (int, error) {
@@ -30,6 +35,16 @@ func (s *source) Read(b *packet.Batch, limit int) (int, error) {
 		// A full-period generator: every flow once before any comes again.
 		s.next = s.next*1664525 + 1013904223
 		flow := s.next >> 8 % s.flows
+		if s.fresh {
+			// An odd factor: every flow of a power of two once.
+			s.made++
+			flow = s.made * 0x9e3779b1 & (s.flows - 1)
+		}
+		if s.targets != nil {
+			s.put(f, flow)
+			b.Add(off, len(f))
+			continue
+		}
 		binary.BigEndian.PutUint16(f[34:], uint16(flow))
 		binary.BigEndian.PutUint16(f[36:], uint16(flow>>16)+1)
 		b.Add(off, len(f))

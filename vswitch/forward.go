@@ -71,6 +71,20 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 	return true
 }
 
+// warm has memory that decide will read for new flows loaded, where the batch
+// has more than one: their waits overlap.
+func (w *worker) warm() {
+	misses := 0
+	for i := range w.in.Packets {
+		if w.flows[i] == nil {
+			misses++
+		}
+	}
+	if misses > 1 {
+		w.touched += w.tables.Services.Warm(w.in.Packets, w.flows[:])
+	}
+}
+
 // each forwards, answers or drops every packet from w.cur on. It reports
 // whether it came to the end.
 func (w *worker) each(from *attached, info *PortInfo) (done bool) {
@@ -80,6 +94,9 @@ func (w *worker) each(from *attached, info *PortInfo) (done bool) {
 		}
 	}()
 	ps := w.in.Packets
+	if w.cur == 0 {
+		w.warm()
+	}
 	for ; w.cur < len(ps); w.cur++ {
 		p := &ps[w.cur]
 		f := w.flows[w.cur]

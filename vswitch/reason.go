@@ -44,6 +44,9 @@ const (
 	NoSNATPort
 	// Untranslatable: a packet whose addresses cannot be changed (fragments of SCTP).
 	Untranslatable
+	// Starting: it may be for a service, and the node does not know yet which
+	// there are.
+	Starting
 
 	numReasons
 )
@@ -77,6 +80,7 @@ var reasonNames = [numReasons]string{
 	EndpointGone:       "endpoint-gone",
 	NoSNATPort:         "no-snat-port",
 	Untranslatable:     "untranslatable",
+	Starting:           "starting",
 }
 
 // String returns the stable kebab-case word, empty for Forwarded.

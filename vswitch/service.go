@@ -34,6 +34,9 @@ func (d *decider) service(w *passage) Reason {
 		if w.origin == nat.FromIngress {
 			return d.drop(Spoofed, "source", "{addr} is a client outside, and asks for no service", "", &w.came.Src)
 		}
+		if d.tables.Starting && d.maybeService(&w.came) {
+			return d.drop(Starting, "service", "nobody has said yet whether {addr} is a service's", "", &w.came.Dst)
+		}
 		return Forwarded
 	case nat.WrongPort:
 		return d.drop(NotServicePort, "service", "{addr} is a service's, but not with that port and protocol", "", &w.came.Dst)
@@ -42,6 +45,18 @@ func (d *decider) service(w *passage) Reason {
 	}
 	w.service = true
 	return d.balance(w, front)
+}
+
+// maybeService reports whether a packet might be for a service that the node
+// does not know: to an address that nobody is known to have, which may be a load
+// balancer's, or to the node's own, where node ports are. A reset or an ICMP
+// error would be the wrong answer, and clients believe it.
+func (d *decider) maybeService(t *packet.Tuple) bool {
+	if t.Proto != packet.ProtoTCP && t.Proto != packet.ProtoUDP && t.Proto != packet.ProtoSCTP {
+		return false
+	}
+	hop := d.tables.Routes.Lookup(&t.Dst)
+	return hop == nil || hop.Kind == fib.Local || hop.Kind == fib.Host
 }
 
 // balance chooses the backend.

@@ -100,6 +100,9 @@ type Tables struct {
 	Cluster fib.Table
 	// Services are who answers at service addresses.
 	Services nat.Services
+	// Starting: nobody has said yet what services there are. What could be for
+	// one then dies in silence, so that its sender tries again.
+	Starting bool
 	// MasqueradeOutside hides clients outside from backends on other nodes
 	// (policy Cluster), as kube-proxy does. Else the backend's node translates,
 	// and answers go back through the node that let the client in.

@@ -120,6 +120,9 @@ func (c *Compiler) SetSelf(s Self) {
 	}
 }
 
+// SetStarting tells whether it is still unknown what services there are.
+func (c *Compiler) SetStarting(yes bool) { c.next.Starting = yes }
+
 // SetOverlay tells which port is the overlay's or uplink's.
 func (c *Compiler) SetOverlay(port uint16, kind vswitch.PortKind, mtu int) {
 	c.setPort(port, &vswitch.PortInfo{Kind: kind, Name: linkName(kind), MTU: uint16(mtu)})

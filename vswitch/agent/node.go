@@ -40,10 +40,12 @@ type Node struct {
 	gossip *gossip.Gossip
 	uplink uint16         // port id of the link
 	store  *cluster.Store // what is desired
+	heard  chan struct{}  // has something after all of store was told anew
 
 	mu           sync.Mutex // guards what follows
 	compiler     Compiler
 	services     *Services
+	health       *healthPorts
 	pools        []*pool
 	pods         map[string]*attachedPod // by namespace/name
 	leases       map[string][]netip.Addr // of configured ports in the last run, by pod
@@ -53,6 +55,7 @@ type Node struct {
 	peers        map[string]*peer        // by node name
 	problems     []string
 	feed         string            // why nothing new is heard of services; empty if it is
+	deaf         bool              // there are services, but nobody has told yet which
 	strangers    []string          // problems with nodes that cannot be peers
 	refused      map[string]string // why the link does not take a node as peer, by name
 	refuse       string            // why pods cannot be attached; empty if they can
@@ -78,8 +81,10 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},
 		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}, refused: map[string]string{},
-		store: cluster.NewStore()}
+		store: cluster.NewStore(), heard: make(chan struct{}, 1), health: newHealthPorts(log), deaf: cfg.Control != ""}
 	n.services = NewServices(cfg.Services, cfg.Name, cfg.Labels[cluster.LabelZone])
+	n.services.checked = n.health.set
+	n.compiler.SetStarting(n.deaf)
 	defer func() {
 		if err != nil {
 			n.close()
@@ -105,6 +110,7 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	n.setRanges(saved.PodCIDRs)
 	n.restore(saved)
+	n.moveHealth()
 	n.sync(n.gossip.Snapshot())
 	n.attachPorts()
 	return n, nil
@@ -197,6 +203,7 @@ func (n *Node) close() {
 		n.sw.Close()
 	}
 	n.mu.Lock()
+	n.health.close()
 	for _, p := range n.pods {
 		p.port.Close()
 	}

@@ -114,6 +114,7 @@ func (n *Node) attachOwn(r PortRequest) error {
 		n.unplugOwn()
 		return err
 	}
+	n.moveHealth()
 	return nil
 }
 
@@ -122,6 +123,7 @@ func (n *Node) attachOwn(r PortRequest) error {
 func (n *Node) unplugOwn() {
 	p := n.own
 	n.own = nil
+	n.moveHealth()
 	n.compiler.DeleteOwn(p.compiled())
 	n.setSelf()
 	n.sw.Detach(p.id)

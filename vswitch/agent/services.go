@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"vswitch/nat"
 	"vswitch/vswitch/cluster"
@@ -78,6 +79,9 @@ type Services struct {
 	cfg      ServiceConfig
 	compiler *nat.Compiler
 	slices   map[cluster.Key]map[cluster.Key]*cluster.EndpointSlice // by service
+	// checked is told the health check node port of each service that changed,
+	// 0 for none, and how many ready endpoints this node has; it may be nil.
+	checked func(key cluster.Key, port uint16, endpoints int)
 }
 
 // NewServices returns what the node of that name and zone knows of services:
@@ -113,6 +117,7 @@ func (s *Services) Apply(c *cluster.Changes) bool {
 	for _, ch := range c.Services {
 		if ch.New == nil {
 			s.compiler.Delete(ch.Old.Key())
+			s.check(ch.Old.Key())
 			continue
 		}
 		touched[ch.New.Key()] = true
@@ -120,9 +125,17 @@ func (s *Services) Apply(c *cluster.Changes) bool {
 	for key := range touched {
 		if svc := c.To.Service(key); svc != nil {
 			s.compiler.Set(svc, s.slicesOf(key))
+			s.check(key)
 		}
 	}
 	return len(touched)+len(c.Services) > 0
+}
+
+func (s *Services) check(key cluster.Key) {
+	if s.checked != nil {
+		port, endpoints := s.compiler.HealthCheck(key)
+		s.checked(key, port, endpoints)
+	}
 }
 
 func (s *Services) without(sl *cluster.EndpointSlice, touched map[cluster.Key]bool) {
@@ -177,29 +190,60 @@ func (n *Node) serviceNodes() {
 func (n *Node) followServices(ctx context.Context) {
 	w := n.store.Watch()
 	defer w.Close()
+	again := time.NewTicker(healthRetry)
+	defer again.Stop()
 	for {
+		heard := false
 		select {
 		case <-ctx.Done():
 			return
+		case <-again.C:
+			n.mu.Lock()
+			n.health.tend()
+			n.mu.Unlock()
+			continue
+		case <-n.heard:
+			heard = true
 		case <-w.C():
 		}
-		c := w.Next()
-		n.mu.Lock()
-		if n.services.Apply(&c) {
-			n.compiler.SetServices(n.services)
-			n.sw.Publish(n.compiler.Publish())
-		}
-		n.mu.Unlock()
+		n.takeServices(w.Next(), heard)
+	}
+}
+
+// takeServices takes in what changed in services. heard tells that all of them
+// are known now.
+func (n *Node) takeServices(c cluster.Changes, heard bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	changed := n.services.Apply(&c)
+	if heard && n.deaf {
+		n.deaf, changed = false, true
+	}
+	if changed {
+		n.compiler.SetServices(n.services)
+		n.compiler.SetStarting(n.deaf)
+		n.sw.Publish(n.compiler.Publish())
+		n.health.tend()
 	}
 }
 
 // feedLost notes that the node hears nothing new of services, or does again.
 func (n *Node) feedLost(err error) {
+	if err == nil {
+		select {
+		case n.heard <- struct{}{}:
+		default: // it will look at what is known now
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.feed = ""
-	if err != nil {
-		n.feed = err.Error() + "; what it told last stays in use"
-		n.log.Warn(n.feed)
+	if err == nil {
+		return
 	}
+	n.feed = err.Error() + "; what it told last stays in use"
+	if n.deaf {
+		n.feed = err.Error() + "; until it tells what services there are, the node is not ready, and silent at its own addresses and at unknown ones"
+	}
+	n.log.Warn(n.feed)
 }

@@ -24,19 +24,22 @@ func (n *Node) Status() Status {
 	defer n.mu.Unlock()
 	s := Status{
 		Name: n.cfg.Name, Version: Version, PID: os.Getpid(), Started: n.started,
-		Ready: len(n.pools) > 0 && n.refuse == "", Problems: slices.Clone(n.problems),
+		Ready: len(n.pools) > 0 && n.refuse == "" && !n.deaf, Problems: slices.Clone(n.problems),
 		Underlay: n.link.underlay(), Gossip: g.Self.Gossip, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
 	}
 	s.NodePort = n.ownStatus()
-	if n.feed != "" {
+	switch {
+	case n.feed != "":
 		s.Problems = append(s.Problems, n.feed)
+	case n.deaf:
+		s.Problems = append(s.Problems, "nothing has been heard of services yet from "+n.cfg.Control)
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.refused)) {
 		s.Problems = append(s.Problems, fmt.Sprintf("node %s cannot be a peer: %s", name, n.refused[name]))
 	}
-	s.Problems = slices.Concat(s.Problems, slices.Sorted(maps.Values(n.portProblems)), n.strangers, n.link.problems(), g.Problems)
+	s.Problems = slices.Concat(s.Problems, slices.Sorted(maps.Values(n.portProblems)), n.strangers, n.health.problems(), n.link.problems(), g.Problems)
 	return s
 }
 

@@ -100,7 +100,8 @@ func writeChanges(out *json.Encoder, c *cluster.Changes, reset bool) error {
 
 // Follow keeps store's desired objects those of the feed at a unix socket, until
 // ctx ends. When the feed is lost, what it told last stays, and Follow asks
-// again; lost is told why, once for each loss, and nil when it is there again.
+// again; lost is told why, once for each loss, and nil when it is there, the
+// first time too, and store has the whole.
 func Follow(ctx context.Context, socket string, store *cluster.Store, lost func(error)) {
 	client := http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -109,12 +110,12 @@ func Follow(ctx context.Context, socket string, store *cluster.Store, lost func(
 		},
 	}}
 	defer client.CloseIdleConnections()
-	wait, down := retryFirst, false
+	wait, down, up := retryFirst, false, false
 	for ctx.Err() == nil {
 		err := followOnce(ctx, &client, store, func() {
 			wait = retryFirst
-			if down {
-				down = false
+			if down || !up {
+				down, up = false, true
 				lost(nil)
 			}
 		})

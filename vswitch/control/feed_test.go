@@ -83,6 +83,12 @@ func TestFeed(t *testing.T) {
 		defer close(done)
 		Follow(ctx, socket, follower, func(err error) { lost <- err })
 	}()
+	if err := <-lost; err != nil {
+		t.Errorf("at first: %v", err)
+	}
+	if n := follower.State().Services.Len(); n != 2*feedChunk+7 {
+		t.Errorf("told that the feed is there with %d services, want %d", n, 2*feedChunk+7)
+	}
 	until(t, store, follower)
 	putServices(t, store, 5, 10, "10.96.0.2")
 	store.Update(cluster.Desired, func(tx *cluster.Txn) error {

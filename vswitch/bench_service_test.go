@@ -1,0 +1,160 @@
+package vswitch
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"vswitch/nat"
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/fib"
+	"vswitch/vswitch/packet"
+)
+
+const (
+	// benchEndpoints is how many endpoints a service has.
+	benchEndpoints = 10
+	// benchTargets is how many addresses and ports a benchmark sends to at least.
+	// A pod has 65536 ports, and so as many connections with each.
+	benchTargets = 64
+	// benchNew is how many connections are made before the tables are replaced
+	// by empty ones.
+	benchNew = 1 << 20
+)
+
+// target is an address and port of a service.
+type target struct {
+	ip   [4]byte
+	port uint16
+}
+
+// benchServices compiles n services of ten endpoints each on another node, and
+// returns where they are reached. One that is alone has many ports.
+func benchServices(n int) (nat.Services, []target) {
+	ports := (benchTargets + n - 1) / n
+	c := nat.NewCompiler(nat.Self{Name: "node1"})
+	c.SetRanges([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
+	var targets []target
+	for i := range n {
+		ip := [4]byte{10, 96, byte(i >> 8), byte(i)}
+		svc := &cluster.Service{Meta: cluster.Meta{Namespace: "bench", Name: fmt.Sprint("s", i)},
+			ClusterIPs: []netip.Addr{netip.AddrFrom4(ip)}}
+		slice := &cluster.EndpointSlice{Meta: cluster.Meta{Namespace: "bench", Name: svc.Name}, Family: cluster.IPv4}
+		for k := range ports {
+			name := fmt.Sprint("p", k)
+			svc.Ports = append(svc.Ports, cluster.ServicePort{Name: name, Protocol: packet.ProtoUDP, Port: uint16(80 + k)})
+			slice.Ports = append(slice.Ports, cluster.EndpointPort{Name: name, Protocol: packet.ProtoUDP, Port: uint16(8000 + k)})
+			targets = append(targets, target{ip, uint16(80 + k)})
+		}
+		for e := range benchEndpoints {
+			var a [4]byte
+			binary.BigEndian.PutUint32(a[:], 10<<24|128<<16+uint32(i*benchEndpoints+e))
+			slice.Endpoints = append(slice.Endpoints, cluster.Endpoint{Addresses: []netip.Addr{netip.AddrFrom4(a)}, Ready: true, Serving: true})
+		}
+		c.Set(svc, []*cluster.EndpointSlice{slice})
+	}
+	return c.Services(), targets
+}
+
+// serve makes a pipeline's source send to services, instead of to a pod.
+func (s *source) serve(w *worker, services nat.Services, targets []target) {
+	t := *w.sw.Tables()
+	t.Services = services
+	hop := t.Routes.Lookup(new(addr(remote)))
+	t.Routes = t.Routes.Insert(netip.MustParsePrefix("10.128.0.0/9"),
+		&fib.Hop{Kind: fib.Peer, Port: hop.Port, Peer: 1, MTU: 1450, MAC: macPeer, Name: "node2"})
+	w.sw.Publish(&t)
+	s.targets = targets
+}
+
+// put makes frame f a packet of a flow to a service: one of 65536 ports of the
+// sender, to one of the targets, all combinations before any comes again.
+func (s *source) put(f []byte, flow uint32) {
+	port := flow & 0xffff
+	// Steps of 151 through 10000 services meet none twice within benchTargets.
+	n, i := uint32(len(s.targets)), flow>>16*151+port*7919
+	if n&(n-1) == 0 {
+		i &= n - 1 // a division takes as long as a part of what is measured
+	} else {
+		i %= n
+	}
+	to := &s.targets[i]
+	copy(f[30:], to.ip[:])
+	binary.BigEndian.PutUint16(f[34:], uint16(port))
+	binary.BigEndian.PutUint16(f[36:], to.port)
+}
+
+// BenchmarkKnownFlowDNAT: as BenchmarkKnownFlow, to a service. Destination
+// address and port are rewritten.
+func BenchmarkKnownFlowDNAT(b *testing.B) {
+	for _, flows := range []int{1, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
+			w, a, src := pipeline(b, flows)
+			services, targets := benchServices(1)
+			src.serve(w, services, targets)
+			pump(w, a, src, 4*flows)
+			b.ReportAllocs()
+			b.ResetTimer()
+			pump(w, a, src, b.N)
+			b.StopTimer()
+			if n := a.txDrops(); n > 0 {
+				b.Errorf("%d packets died", n)
+			}
+		})
+	}
+}
+
+// BenchmarkFirstPacketService: choose a backend for a new flow, decide, and
+// remember both directions. The tables begin empty, so this includes the first
+// touch of their memory.
+func BenchmarkFirstPacketService(b *testing.B) {
+	for _, n := range []int{1, 10_000} {
+		b.Run(fmt.Sprintf("services=%d", n), func(b *testing.B) {
+			services, targets := benchServices(n)
+			b.ReportAllocs()
+			b.ResetTimer()
+			for left := b.N; left > 0; left -= benchNew {
+				b.StopTimer()
+				w, a, src := pipeline(b, benchNew)
+				src.serve(w, services, targets)
+				src.fresh = true
+				b.StartTimer()
+				made := min(left, benchNew)
+				pump(w, a, src, made)
+				b.StopTimer()
+				if n := a.txDrops(); n > 0 {
+					b.Errorf("%d packets died", n)
+				}
+				if got := w.conns.Len(); got != made {
+					b.Errorf("%d connections of %d packets", got, made)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+// TestServiceNoAllocations: neither a known flow to a service nor a new one
+// costs memory of the heap.
+func TestServiceNoAllocations(t *testing.T) {
+	for _, n := range []int{1, 1000} {
+		w, a, src := pipeline(t, benchNew)
+		services, targets := benchServices(n)
+		src.serve(w, services, targets)
+		src.flows = 100
+		pump(w, a, src, 1000)
+		if got := testing.AllocsPerRun(100, func() { pump(w, a, src, 64) }); got != 0 {
+			t.Errorf("%d services: %v allocations for 64 packets of known flows", n, got)
+		}
+		src.flows, src.fresh = benchNew, true
+		known := w.conns.Len()
+		pump(w, a, src, 1<<16) // the indexes grow to their size
+		if got := testing.AllocsPerRun(100, func() { pump(w, a, src, 64) }); got != 0 {
+			t.Errorf("%d services: %v allocations for 64 new flows", n, got)
+		}
+		if got := w.conns.Len() - known; got < 1<<16 || a.txDrops() != 0 {
+			t.Errorf("%d services: %d connections were made, and %d packets died", n, got, a.txDrops())
+		}
+	}
+}
