@@ -218,7 +218,7 @@ gets its address when there is one.
 
 Exit codes: 0 applied, 1 it failed, 2 the input is wrong.`,
 		Example: `  vswitch apply -f ./k8s
-  kubectl get svc,deploy -n shop -o yaml | vswitch apply -f -`,
+  cat service.yaml | vswitch apply -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			objects, err := load(c, files)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/lab"
 )
 
 // TestPodStatus has the words of kubectl get pods.
@@ -106,6 +108,45 @@ func TestSummaryTellsWhatChanged(t *testing.T) {
 	now := summary{"node node1": "is Ready", "pod shop/a": "is CrashLoopBackOff, 0/1 ready: it broke", "pod shop/c": "is Pending, 0/1 ready"}
 	want := []string{"pod shop/a is CrashLoopBackOff, 0/1 ready: it broke", "pod shop/c is Pending, 0/1 ready", "pod shop/b is gone"}
 	if d := cmp.Diff(want, now.changed(before)); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
+// TestSummaryOfServices: what became of a service, and what it could not be given.
+func TestSummaryOfServices(t *testing.T) {
+	state := func(services ...*cluster.Service) *lab.State {
+		return &lab.State{Objects: cluster.Objects{Services: services}}
+	}
+	svc := func(name string, change func(*cluster.Service)) *cluster.Service {
+		v := &cluster.Service{Meta: cluster.Meta{Namespace: "shop", Name: name}, Type: cluster.ServiceClusterIP}
+		change(v)
+		return v
+	}
+	waiting := svc("web", func(v *cluster.Service) {
+		v.Conditions = []cluster.Condition{{Type: "Allocated", Reason: "Exhausted", Message: "no address is free"}}
+	})
+	served := svc("web", func(v *cluster.Service) {
+		v.ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::10")}
+		v.Ingress = []cluster.LBIngress{{IP: netip.MustParseAddr("192.0.2.1")}, {Hostname: "lb.example.com"}}
+	})
+	headless := svc("pods", func(v *cluster.Service) { v.Headless = true })
+	elsewhere := svc("db", func(v *cluster.Service) { v.Type, v.ExternalName = cluster.ServiceExternalName, "db.example.com" })
+	var got []string
+	before := summary{}
+	for _, s := range []*lab.State{state(waiting, headless), state(served, headless, elsewhere), state(served)} {
+		now := summarize(s)
+		got = append(got, now.changed(before)...)
+		before = now
+	}
+	want := []string{
+		"service shop/pods is headless",
+		"service shop/web is without an address: no address is free",
+		"service shop/db is another name for db.example.com",
+		"service shop/web is at 10.96.0.10,fd00:10:96::10, outside at 192.0.2.1,lb.example.com",
+		"service shop/db is gone",
+		"service shop/pods is gone",
+	}
+	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 }
