@@ -1,5 +1,7 @@
 package kube
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and still written by people.
+
 import (
 	"strconv"
 

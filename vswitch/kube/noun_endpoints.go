@@ -1,5 +1,7 @@
 package kube
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and still written by people.
+
 import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"

@@ -74,7 +74,7 @@ func (l *link) refuse(quoted []byte, err stack.TransportError) {
 	if !ok || l.stack.CheckLocalAddress(nicID, header.IPv6ProtocolNumber, h.SourceAddress()) == 0 {
 		return
 	}
-	proto, rest := h.TransportProtocol(), quoted[header.IPv6MinimumSize:]
+	proto, rest := tcpip.TransportProtocolNumber(h.NextHeader()), quoted[header.IPv6MinimumSize:]
 	if proto == header.IPv6FragmentHeader {
 		f := header.IPv6Fragment(rest)
 		if !f.IsValid() || f.FragmentOffset() != 0 {
