@@ -25,7 +25,14 @@ func client(n int) *packet.Tuple {
 }
 
 // at returns a hash by which Service.Choose takes the i-th of n.
-func at(i, n int) uint64 { return (uint64(i)<<32/uint64(n) + 1) << 32 }
+func at(i, n int) uint64 {
+	from := make([]Backend, n)
+	for hash := uint64(0); ; hash++ {
+		if draw(from, hash) == &from[i] {
+			return hash
+		}
+	}
+}
 
 // TestB17Affinity: a client stays with its backend for as long as it comes within the
 // time, on any second of the clock, and for as long as the backend is there.

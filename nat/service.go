@@ -214,8 +214,11 @@ func (s *Service) Choose(from []Backend, t *packet.Tuple, hash uint64) *Backend 
 	return draw(from, hash)
 }
 
-// draw takes one of the backends. It is the upper half of the hash that says
-// which, as caches take the lower one for their slots.
+// draw takes one of the backends. With some seeds, the hashes of neighboring
+// ports lie close together or in regular distances; they are mixed as in
+// SplitMix64, or some backends would be given nobody.
 func draw(from []Backend, hash uint64) *Backend {
-	return &from[uint64(uint32(hash>>32))*uint64(len(from))>>32]
+	hash = (hash ^ hash>>30) * 0xbf58476d1ce4e5b9
+	hash = (hash ^ hash>>27) * 0x94d049bb133111eb
+	return &from[(hash>>32)*uint64(len(from))>>32]
 }
