@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -232,11 +233,7 @@ func (f flushWriter) Write(p []byte) (int, error) {
 func (s *supervisor) status() Status {
 	state := s.store.State()
 	st := Status{Name: s.options.Name, ID: s.id, Dir: s.dir, Started: s.started, Revision: state.Revision, Nodes: s.nodeStatus()}
-	for _, n := range st.Nodes {
-		if n.Reason != "" {
-			st.Problems = append(st.Problems, fmt.Sprintf("node %s: %s", n.Name, n.Reason))
-		}
-	}
+	st.Problems = nodeProblems(st.Nodes)
 	for p := range state.Pods.All() {
 		st.Pods++
 		if p.Ready {
@@ -247,16 +244,8 @@ func (s *supervisor) status() Status {
 			st.Problems = append(st.Problems, podProblem(p))
 		}
 	}
+	st.Problems = append(st.Problems, serviceProblems(state)...)
 	return st
-}
-
-// podProblem is a pod's Reason in the form of an error in its manifest.
-func podProblem(p *cluster.Pod) string {
-	problem := fmt.Sprintf("Pod %s: %s", p.Key(), p.Reason)
-	if p.Source != "" {
-		problem = p.Source + ": " + problem
-	}
-	return problem
 }
 
 func (s *supervisor) nodeStatus() []Node {
@@ -271,10 +260,10 @@ func (s *supervisor) nodeStatus() []Node {
 		if n.proc != nil {
 			st.PID, st.Started = n.proc.Pid, n.started
 		}
-		for _, problem := range n.status.Problems {
-			if st.Reason == "" {
-				st.Reason = problem
-			}
+		if st.Reason != "" {
+			st.Problems = []string{st.Reason}
+		} else if len(n.status.Problems) > 0 {
+			st.Reason, st.Problems = n.status.Problems[0], slices.Clone(n.status.Problems)
 		}
 		n.mu.Unlock()
 		out = append(out, st)
