@@ -24,6 +24,7 @@ const (
 	fieldUnderlay = 5 // 2 bytes port, 4 or 16 bytes address
 	fieldVTEPMAC  = 6 // 6 bytes
 	fieldPorts    = 7 // 2 bytes each
+	fieldExtra    = 8 // 4 or 16 bytes; repeated
 )
 
 const claimAutomatic = 1 // flag of a claim
@@ -79,8 +80,11 @@ func (m *meta) encode() ([]byte, error) {
 		}
 		field(fieldPorts, v)
 	}
+	for _, a := range m.facts.ExtraAddresses {
+		field(fieldExtra, a.AsSlice())
+	}
 	if len(w) > memberlist.MetaMaxSize {
-		return nil, fmt.Errorf("node facts need %d bytes, %d fit: announce fewer source ports or ranges", len(w), memberlist.MetaMaxSize)
+		return nil, fmt.Errorf("node facts need %d bytes, %d fit: announce fewer extra addresses, source ports or ranges", len(w), memberlist.MetaMaxSize)
 	}
 	return w, nil
 }
@@ -166,6 +170,8 @@ func (m *meta) readField(kind uint8, f *reader) error {
 				m.facts.SourcePorts = append(m.facts.SourcePorts, binary.BigEndian.Uint16(b))
 			}
 		}
+	case fieldExtra:
+		m.facts.ExtraAddresses = append(m.facts.ExtraAddresses, f.addrOf(len(f.buf)))
 	default:
 		return f.err
 	}

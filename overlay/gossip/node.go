@@ -18,6 +18,9 @@ const (
 	maxPods        = 16384
 	maxSourcePorts = 64
 	maxClaims      = 8
+
+	// MaxExtraAddresses is how many further addresses a node can announce.
+	MaxExtraAddresses = 8
 )
 
 // NodeState is what is known about a node's life.
@@ -49,6 +52,9 @@ type Facts struct {
 	// Addresses are the node's own (InternalIP), at most one per family, the
 	// primary family first.
 	Addresses []netip.Addr
+	// ExtraAddresses are further addresses of the node, at most
+	// MaxExtraAddresses.
+	ExtraAddresses []netip.Addr
 	// Underlay is where the node's overlay endpoint receives (VTEP address
 	// and UDP port).
 	Underlay netip.AddrPort
@@ -136,6 +142,17 @@ func (f *Facts) validate() error {
 			return fmt.Errorf("addresses[%d]: %s is a second address of its family", i, a)
 		}
 	}
+	if n := len(f.ExtraAddresses); n > MaxExtraAddresses {
+		return fmt.Errorf("extraAddresses: has %d addresses; at most %d can be announced", n, MaxExtraAddresses)
+	}
+	for i, a := range f.ExtraAddresses {
+		if !validNodeAddr(a) {
+			return fmt.Errorf("extraAddresses[%d]: %s is no node address", i, a)
+		}
+		if slices.Contains(f.ExtraAddresses[:i], a) || slices.Contains(f.Addresses, a) {
+			return fmt.Errorf("extraAddresses[%d]: %s is there twice", i, a)
+		}
+	}
 	if u := f.Underlay; u != (netip.AddrPort{}) && (!u.IsValid() || u.Addr() != u.Addr().Unmap() || u.Addr().Zone() != "") {
 		return fmt.Errorf("underlay: %s is no address and port", u)
 	}
@@ -148,6 +165,7 @@ func (f *Facts) validate() error {
 func (f *Facts) clone() Facts {
 	c := *f
 	c.Addresses = slices.Clone(f.Addresses)
+	c.ExtraAddresses = slices.Clone(f.ExtraAddresses)
 	c.SourcePorts = slices.Clone(f.SourcePorts)
 	c.Labels = maps.Clone(f.Labels)
 	return c

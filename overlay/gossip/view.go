@@ -180,7 +180,7 @@ func (s *State) shared() (problems []string) {
 		if n.State != Alive {
 			return
 		}
-		for _, a := range n.Addresses {
+		for _, a := range slices.Concat(n.Addresses, n.ExtraAddresses) {
 			u := use{"address", a.String()}
 			users[u] = append(users[u], n.Name)
 		}

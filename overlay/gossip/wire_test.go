@@ -22,6 +22,11 @@ func largest() *meta {
 	for i := range maxClaims {
 		m.claims = append(m.claims, Claim{Prefix: prefix(fmt.Sprintf("fd00:10:244:%x::/64", i)), Stamp: ^uint64(0), Automatic: i%2 == 0})
 	}
+	// Half of what a node may have fits beside the largest of everything else;
+	// with fewer ranges or source ports, all do.
+	for i := range MaxExtraAddresses / 2 {
+		m.facts.ExtraAddresses = append(m.facts.ExtraAddresses, netip.MustParseAddr(fmt.Sprintf("fd00::1:%x", i)))
+	}
 	for i := range maxSourcePorts {
 		m.facts.SourcePorts = append(m.facts.SourcePorts, uint16(40000+i))
 	}
@@ -37,6 +42,15 @@ func TestLargestMetaFits(t *testing.T) {
 	must0(t, err)
 	if !reflect.DeepEqual(got, m) {
 		t.Errorf("%+v", got)
+	}
+	m.facts.SourcePorts = nil
+	for i := range MaxExtraAddresses / 2 {
+		m.facts.ExtraAddresses = append(m.facts.ExtraAddresses, netip.MustParseAddr(fmt.Sprintf("fd00::2:%x", i)))
+	}
+	b, err = m.encode()
+	must0(t, err)
+	if got, err := decodeMeta(b); err != nil || !reflect.DeepEqual(got, m) {
+		t.Errorf("with all extra addresses: %+v, %v", got, err)
 	}
 	typical := &meta{cluster: 1, life: 1, facts: Facts{Addresses: m.facts.Addresses[:1], Underlay: netip.MustParseAddrPort("10.0.0.1:8472"), VTEPMAC: m.facts.VTEPMAC},
 		claims: []Claim{{Prefix: prefix("10.244.1.0/24"), Stamp: 1}, m.claims[1]}}
@@ -85,6 +99,22 @@ func TestDecodeMetaRefuses(t *testing.T) {
 		if _, err := decodeMeta(with(field(fieldAddress, netip.MustParseAddr(a).AsSlice()...))); err == nil {
 			t.Errorf("node address %s was accepted", a)
 		}
+		if _, err := decodeMeta(with(field(fieldExtra, netip.MustParseAddr(a).AsSlice()...))); err == nil {
+			t.Errorf("extra address %s was accepted", a)
+		}
+	}
+	var many [][]byte
+	for i := range byte(MaxExtraAddresses + 1) {
+		many = append(many, field(fieldExtra, 10, 0, 0, i))
+	}
+	if _, err := decodeMeta(with(many[:MaxExtraAddresses]...)); err != nil {
+		t.Errorf("%d extra addresses: %v", MaxExtraAddresses, err)
+	}
+	if _, err := decodeMeta(with(many...)); err == nil {
+		t.Errorf("%d extra addresses were accepted", len(many))
+	}
+	if _, err := decodeMeta(with(field(fieldAddress, 10, 0, 0, 1), field(fieldExtra, 10, 0, 0, 1))); err == nil {
+		t.Error("an extra address that is the first one was accepted")
 	}
 }
 

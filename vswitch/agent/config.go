@@ -29,9 +29,12 @@ type Config struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	// Addresses are the node's own addresses, one per family (InternalIP).
 	Addresses []netip.Addr `json:"addresses,omitempty"`
-	// ExtraAddresses are further addresses of the node, for its own pods: other
-	// nodes are not told of them.
+	// ExtraAddresses are further addresses of the node. Other nodes are told of
+	// the first eight, but in mode direct of none.
 	ExtraAddresses []netip.Addr `json:"extraAddresses,omitempty"`
+	// NodeCIDRs are ranges of nodes' own addresses, whether the node that has one
+	// is known and up or not: no client outside has an address in them.
+	NodeCIDRs []netip.Prefix `json:"nodeCIDRs,omitempty"`
 	// PodCIDRs are the node's pod ranges. Empty: a free one per family is
 	// taken from ClusterCIDRs.
 	PodCIDRs []netip.Prefix `json:"podCIDRs,omitempty"`
@@ -188,6 +191,7 @@ func (c *Config) Validate() error {
 	}
 	c.validatePorts(bad)
 	c.validateServices(bad)
+	c.validateNodeCIDRs(bad)
 	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
 		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)
 	}
@@ -209,6 +213,42 @@ func (c *Config) timeouts() (nat.Timeouts, error) {
 		}
 	}
 	return ts, ts.Validate()
+}
+
+func (c *Config) validateNodeCIDRs(bad func(field, format string, args ...any)) {
+	for i, p := range c.NodeCIDRs {
+		field := fmt.Sprintf("nodeCIDRs[%d]", i)
+		if !p.IsValid() {
+			bad(field, "is no range such as 172.29.0.0/16")
+			continue
+		}
+		if p != p.Masked() {
+			bad(field, "%s has bits set behind its prefix; did you mean %s?", p, p.Masked())
+		}
+		for _, o := range slices.Concat(c.ClusterCIDRs, c.PodCIDRs, c.Services.CIDRs) {
+			if o.Overlaps(p) {
+				bad(field, "%s overlaps %s of pods or services", p, o)
+				break
+			}
+		}
+	}
+}
+
+// announced are the further addresses that other nodes are told of, and how many
+// are not.
+func (c *Config) announced() (extra []netip.Addr, untold int) {
+	if c.Overlay.Mode == modeDirect {
+		return nil, 0
+	}
+	for _, a := range c.ExtraAddresses {
+		if !slices.Contains(c.Addresses, a) && !slices.Contains(extra, a) {
+			extra = append(extra, a)
+		}
+	}
+	if untold = len(extra) - gossip.MaxExtraAddresses; untold > 0 {
+		return extra[:gossip.MaxExtraAddresses], untold
+	}
+	return extra, 0
 }
 
 // allAddresses are the node's own, the first of each family first.

@@ -88,6 +88,23 @@ func TestValidateServices(t *testing.T) {
 	}
 }
 
+// TestValidateNodeCIDRs: ranges of nodes are apart from those of pods and services.
+func TestValidateNodeCIDRs(t *testing.T) {
+	for _, tt := range []struct{ cidr, want string }{
+		{"172.29.0.0/16", ""},
+		{"172.29.0.1/16", "nodeCIDRs[0]: 172.29.0.1/16 has bits set behind its prefix; did you mean 172.29.0.0/16?"},
+		{"10.0.0.0/8", "nodeCIDRs[0]: 10.0.0.0/8 overlaps 10.244.0.0/16 of pods or services"},
+		{"10.96.3.0/24", "nodeCIDRs[0]: 10.96.3.0/24 overlaps 10.96.0.0/16 of pods or services"},
+	} {
+		c := Default()
+		c.Name, c.RuntimeDir, c.StateDir = "node1", "/run/x", "/var/x"
+		c.Services.CIDRs, c.NodeCIDRs = prefixes("10.96.0.0/16"), prefixes(tt.cidr)
+		if err := c.Validate(); tt.want == "" && err != nil || tt.want != "" && (err == nil || err.Error() != tt.want) {
+			t.Errorf("%s: %v, want %q", tt.cidr, err, tt.want)
+		}
+	}
+}
+
 // TestDirectRoutes: what the host is taught, by who does the rest.
 func TestDirectRoutes(t *testing.T) {
 	c := Default()

@@ -118,13 +118,16 @@ func (h *healthPorts) keys() []cluster.Key {
 func (h *healthPorts) open(c *healthCheck, a netip.Addr) {
 	l, err := h.listen(netip.AddrPortFrom(a, c.port))
 	if err != nil {
-		text := fmt.Sprintf("service %s: its health check node port %d is not answered at %s: %v", c.key, c.port, a, err)
-		if errors.Is(err, syscall.EADDRINUSE) {
-			text = fmt.Sprintf("service %s: its health check node port %d is in use at %s; free it in the node's network, or make the service anew with another healthCheckNodePort", c.key, c.port, a)
+		why := err.Error()
+		if op := (*net.OpError)(nil); errors.As(err, &op) {
+			why = op.Err.Error() // without the address
 		}
-		if c.problems[a] != text {
-			c.problems[a] = text
-			h.log.Warn(text)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			why = "it is in use; free it in the node's network, or make the service anew with another healthCheckNodePort"
+		}
+		if c.problems[a] != why {
+			c.problems[a] = why
+			h.log.Warn("a health check node port is not answered; it is tried again", "service", c.key.String(), "port", c.port, "ips", a, "err", err)
 		}
 		return
 	}
@@ -193,10 +196,14 @@ func (h *healthPorts) problems() (list []string) {
 	}
 	for _, key := range h.keys() {
 		c := h.checks[key]
+		at := map[string][]string{} // addresses by what is wrong there
 		for _, a := range h.addrs {
-			if p := c.problems[a]; p != "" {
-				list = append(list, p)
+			if why := c.problems[a]; why != "" {
+				at[why] = append(at[why], a.String())
 			}
+		}
+		for _, why := range slices.Sorted(maps.Keys(at)) {
+			list = append(list, fmt.Sprintf("service %s: its health check node port %d is not answered at %s: %s", key, c.port, strings.Join(at[why], " and "), why))
 		}
 	}
 	return list

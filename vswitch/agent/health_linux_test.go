@@ -168,7 +168,7 @@ func TestHealthCheckNodePort(t *testing.T) {
 		return err
 	})
 	put(webService(30501, ready))
-	problem("service x/web: its health check node port 30501 is in use at 172.29.0.1; free it")
+	problem("service x/web: its health check node port 30501 is not answered at 172.29.0.1: it is in use; free it")
 	refused(30500)
 	squatter.Close()
 	answers(30501, one)

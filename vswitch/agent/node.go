@@ -53,6 +53,7 @@ type Node struct {
 	own          *ownPort                // the node port; nil: the switch has the node's addresses
 	outside      *outsidePort            // nil: not attached
 	peers        map[string]*peer        // by node name
+	absent       []netip.Prefix          // addresses of nodes that are known, but not alive
 	problems     []string
 	feed         string            // why nothing new is heard of services; empty if it is
 	deaf         bool              // there are services, but nobody has told yet which
@@ -65,12 +66,14 @@ type Node struct {
 type peer struct {
 	gossip.Node
 	remote RemoteNode
+	extra  []netip.Addr // those of ExtraAddresses that are used
 }
 
 // sameRoute reports whether o is reached as p is, for the same ranges.
 func (p *peer) sameRoute(o *gossip.Node) bool {
 	return p.Underlay == o.Underlay && p.VTEPMAC == o.VTEPMAC &&
-		slices.Equal(p.SourcePorts, o.SourcePorts) && slices.Equal(p.PodCIDRs, o.PodCIDRs) && slices.Equal(p.Addresses, o.Addresses)
+		slices.Equal(p.SourcePorts, o.SourcePorts) && slices.Equal(p.PodCIDRs, o.PodCIDRs) && slices.Equal(p.Addresses, o.Addresses) &&
+		slices.Equal(p.ExtraAddresses, o.ExtraAddresses)
 }
 
 // Start brings a node up: its switch, overlay and gossip run when it returns.
@@ -144,8 +147,12 @@ func (n *Node) startGossip(saved state) error {
 	if n.cfg.Gossip.Listen.Addr().IsLoopback() {
 		cfg.Timing = gossip.Local()
 	}
+	extra, untold := n.cfg.announced()
 	cfg.Self = gossip.Facts{
-		Labels: n.cfg.Labels, Addresses: n.cfg.Addresses, Underlay: n.link.underlay(), VTEPMAC: n.mac("vtep"),
+		Labels: n.cfg.Labels, Addresses: n.cfg.Addresses, ExtraAddresses: extra, Underlay: n.link.underlay(), VTEPMAC: n.mac("vtep"),
+	}
+	if untold > 0 {
+		n.problem(fmt.Sprintf("extraAddresses: other nodes are told of the first %d only, and do not reach the other %d", len(extra), untold))
 	}
 	var err error
 	if n.gossip, err = gossip.Start(cfg); err != nil {
@@ -286,7 +293,7 @@ func (n *Node) setRanges(cidrs []netip.Prefix) {
 // from Start.
 func (n *Node) setSelf() {
 	s := Self{Name: n.cfg.Name, VTEPMAC: n.mac("vtep"), PodCIDRs: n.ranges(), Addresses: n.cfg.allAddresses(),
-		ClusterRanges: slices.Concat(n.cfg.ClusterCIDRs, n.cfg.Services.CIDRs)}
+		ClusterRanges: slices.Concat(n.cfg.ClusterCIDRs, n.cfg.Services.CIDRs, n.cfg.NodeCIDRs, n.absent)}
 	if n.link.kind() == vswitch.PortUplink {
 		s.Addresses, s.Uplink, s.UplinkMTU = n.cfg.hostAddresses(), n.uplink, n.link.MTU()
 	}
@@ -327,7 +334,13 @@ func (n *Node) sync(s *gossip.State) {
 	changed := false
 	alive := map[string]bool{}
 	n.strangers = nil
+	var absent []netip.Prefix
 	for _, node := range s.Nodes {
+		if node.State != gossip.Alive {
+			for _, a := range slices.Concat(node.Addresses, node.ExtraAddresses) {
+				absent = append(absent, host(a))
+			}
+		}
 		if node.State != gossip.Alive || !node.Underlay.IsValid() {
 			continue
 		}
@@ -356,6 +369,10 @@ func (n *Node) sync(s *gossip.State) {
 			changed = true
 		}
 	}
+	if !slices.Equal(absent, n.absent) {
+		n.absent = absent
+		n.setSelf()
+	}
 	if changed {
 		n.serviceNodes()
 		n.sw.Publish(n.compiler.Publish())
@@ -375,10 +392,11 @@ func (n *Node) addPeer(node gossip.Node) bool {
 		return false
 	}
 	delete(n.refused, node.Name)
-	p := &peer{Node: node, remote: RemoteNode{
+	p := &peer{Node: node, extra: n.usable(&node)}
+	p.remote = RemoteNode{
 		Peer: id, Port: n.uplink, Name: node.Name, MAC: node.VTEPMAC, MTU: n.link.MTU(),
-		PodCIDRs: node.PodCIDRs, Addresses: node.Addresses,
-	}}
+		PodCIDRs: node.PodCIDRs, Addresses: slices.Concat(node.Addresses, p.extra),
+	}
 	if n.link.kind() == vswitch.PortUplink {
 		// What the peer's host says itself comes from there.
 		p.remote.Addresses = append(slices.Clone(node.Addresses), node.Underlay.Addr())
@@ -387,6 +405,24 @@ func (n *Node) addPeer(node gossip.Node) bool {
 	n.compiler.SetNode(p.remote)
 	n.log.Info("node is reachable", "peer", node.Name, "vtep", node.Underlay, "podCIDRs", node.PodCIDRs)
 	return true
+}
+
+// usable returns those of a node's further addresses that nobody else has a
+// better right to: pods, services, this node, and others' first addresses.
+func (n *Node) usable(node *gossip.Node) (extra []netip.Addr) {
+	for _, a := range node.ExtraAddresses {
+		taken := slices.ContainsFunc(slices.Concat(n.cfg.ClusterCIDRs, n.ranges(), n.cfg.Services.CIDRs), func(p netip.Prefix) bool { return p.Contains(a) }) ||
+			slices.Contains(n.cfg.allAddresses(), a)
+		for _, p := range n.peers {
+			taken = taken || p.Name != node.Name && slices.Contains(p.Addresses, a)
+		}
+		if taken {
+			n.log.Warn("a node's further address is not used: somebody else has it", "peer", node.Name, "address", a)
+			continue
+		}
+		extra = append(extra, a)
+	}
+	return extra
 }
 
 func (n *Node) dropPeer(p *peer) {

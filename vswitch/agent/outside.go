@@ -70,7 +70,7 @@ func (n *Node) checkOutside(r *OutsideRequest) error {
 		err = errors.New("prefixes are needed: the ranges of those out there")
 	}
 	for _, p := range r.Prefixes {
-		ours := slices.ContainsFunc(slices.Concat(n.cfg.ClusterCIDRs, n.ranges()), p.Overlaps)
+		ours := slices.ContainsFunc(slices.Concat(n.cfg.ClusterCIDRs, n.cfg.NodeCIDRs, n.ranges()), p.Overlaps)
 		if ours || !p.IsValid() || slices.ContainsFunc(n.cfg.allAddresses(), p.Contains) {
 			err = fmt.Errorf("prefix %s is no range outside of the cluster", p)
 		}

@@ -179,9 +179,9 @@ func (c *Compiler) SetServices(s *Services) {
 func (n *Node) serviceNodes() {
 	var others [][]netip.Addr
 	for _, p := range n.peers {
-		others = append(others, p.Addresses)
+		others = append(others, slices.Concat(p.Addresses, p.extra))
 	}
-	n.services.SetNodes(n.cfg.Addresses, others)
+	n.services.SetNodes(n.cfg.allAddresses(), others)
 	n.compiler.SetServices(n.services)
 }
 

@@ -39,8 +39,8 @@ type Status struct {
 	Pods    int `json:"pods"`
 	Ready   int `json:"ready"`
 	Failing int `json:"failing"` // those with a Reason
-	// Problems are sentences about what is not as it should be, those of nodes
-	// and pods included, each with the object's name.
+	// Problems are sentences about what is not as it should be, those of nodes,
+	// pods and services included, each with the object's name.
 	Problems []string `json:"problems,omitempty"`
 }
 
@@ -48,7 +48,9 @@ type Status struct {
 type Node struct {
 	Name   string `json:"name"`
 	Ready  bool   `json:"ready"`
-	Reason string `json:"reason,omitempty"` // why it is not ready
+	Reason string `json:"reason,omitempty"` // why it is not ready, or the first of Problems
+	// Problems are what the node lacks, sentences each with its fix.
+	Problems []string `json:"problems,omitempty"`
 	// Held is set while StopNode keeps the process down.
 	Held bool `json:"held,omitempty"`
 	// PID is the process's in the cluster's own PID namespace; 0: none.

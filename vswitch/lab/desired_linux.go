@@ -24,6 +24,7 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 		return nil, failure(ErrInput, "%v", err)
 	}
 	o.Config.Services.CIDRs = cfg.ServiceRanges()
+	o.Config.NodeCIDRs = cfg.NodeCIDRs
 	objects := o.Objects
 	if objects == nil {
 		objects = &cluster.Objects{}

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -233,11 +233,7 @@ func (f flushWriter) Write(p []byte) (int, error) {
 func (s *supervisor) status() Status {
 	state := s.store.State()
 	st := Status{Name: s.options.Name, ID: s.id, Dir: s.dir, Started: s.started, Revision: state.Revision, Nodes: s.nodeStatus()}
-	for _, n := range st.Nodes {
-		if n.Reason != "" {
-			st.Problems = append(st.Problems, fmt.Sprintf("node %s: %s", n.Name, n.Reason))
-		}
-	}
+	st.Problems = nodeProblems(st.Nodes)
 	for p := range state.Pods.All() {
 		st.Pods++
 		if p.Ready {
@@ -245,26 +241,11 @@ func (s *supervisor) status() Status {
 		}
 		if p.Reason != "" {
 			st.Failing++
-			st.Problems = append(st.Problems, problem("Pod", &p.Meta, p.Reason))
+			st.Problems = append(st.Problems, podProblem(p))
 		}
 	}
-	for v := range state.Services.All() {
-		for _, c := range v.Conditions {
-			if !c.True {
-				st.Problems = append(st.Problems, problem("Service", &v.Meta, cmp.Or(c.Message, c.Reason)))
-			}
-		}
-	}
+	st.Problems = append(st.Problems, serviceProblems(state)...)
 	return st
-}
-
-// problem has the form of an error in the object's manifest.
-func problem(kind string, m *cluster.Meta, what string) string {
-	text := fmt.Sprintf("%s %s: %s", kind, m.Key(), what)
-	if m.Source != "" {
-		text = m.Source + ": " + text
-	}
-	return text
 }
 
 func (s *supervisor) nodeStatus() []Node {
@@ -279,10 +260,10 @@ func (s *supervisor) nodeStatus() []Node {
 		if n.proc != nil {
 			st.PID, st.Started = n.proc.Pid, n.started
 		}
-		for _, problem := range n.status.Problems {
-			if st.Reason == "" {
-				st.Reason = problem
-			}
+		if st.Reason != "" {
+			st.Problems = []string{st.Reason}
+		} else if len(n.status.Problems) > 0 {
+			st.Reason, st.Problems = n.status.Problems[0], slices.Clone(n.status.Problems)
 		}
 		n.mu.Unlock()
 		out = append(out, st)

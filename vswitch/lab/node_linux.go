@@ -211,6 +211,8 @@ func (n *node) watch(ended <-chan struct{}) {
 		if err == nil && status.Ready && n.notReady() != nil {
 			if err := n.connect(ctx); err != nil {
 				status.Ready, status.Problems = false, []string{err.Error()}
+			} else if now, err := n.client.Status(ctx); err == nil {
+				status = now // what it lacked without its port, it has
 			}
 		}
 		cancel()

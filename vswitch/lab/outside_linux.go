@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -21,8 +22,8 @@ import (
 
 // outside is a namespace that stands for a client outside of the cluster, and
 // the router between it and the nodes: what is for a node's address goes to
-// that node, all else (load balancers) to one that is ready, by flow. It is
-// made when it is first used.
+// that node, all else to one that the balancer chooses. It is made when it is
+// first used.
 type outside struct {
 	sup  *supervisor
 	ns   string
@@ -32,6 +33,7 @@ type outside struct {
 	tun   *os.File   // nil: not made yet
 	conn  *net.UnixConn
 	nodes []outsideNode // by name
+	lb    *balancer
 }
 
 // outsideNode is a node that the router knows the way to.
@@ -44,17 +46,21 @@ type outsideNode struct {
 }
 
 func newOutside(s *supervisor) *outside {
-	return &outside{sup: s, ns: filepath.Join(s.dir, netnsDir, "outside"), sock: filepath.Join(s.dir, "outside.sock")}
+	return &outside{sup: s, ns: filepath.Join(s.dir, netnsDir, "outside"), sock: filepath.Join(s.dir, "outside.sock"), lb: newBalancer()}
 }
 
 // open makes the namespace and its router, unless they are there, and connects
 // all nodes that are ready.
 func (o *outside) open(ctx context.Context) error {
 	o.mu.Lock()
+	made := o.tun != nil
 	err := o.make()
 	o.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("make the network outside: %w", err)
+	}
+	if !made {
+		go o.watch()
 	}
 	o.sup.mu.Lock()
 	nodes := slices.Clone(o.sup.nodes)
@@ -65,6 +71,9 @@ func (o *outside) open(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	if !made {
+		o.ask(ctx) // the first packet should find its way already
 	}
 	return nil
 }
@@ -142,25 +151,27 @@ func (o *outside) forget(name string) {
 	o.nodes = slices.DeleteFunc(o.nodes, func(x outsideNode) bool { return x.name == name })
 }
 
-// route chooses the node that a packet goes to; nil: none.
-func (o *outside) route(to netip.Addr, hash uint32) *outsideNode {
+// route returns the node that a packet goes to; nil: none.
+func (o *outside) route(f flow, begins bool) *outsideNode {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var ready []int
+	var ready []string
 	for i := range o.nodes {
-		if slices.Contains(o.nodes[i].addrs, to) {
+		if slices.Contains(o.nodes[i].addrs, f.dst) {
 			n := o.nodes[i]
 			return &n
 		}
 		if o.nodes[i].ready() {
-			ready = append(ready, i)
+			ready = append(ready, o.nodes[i].name)
 		}
 	}
-	if len(ready) == 0 {
-		return nil
+	name := o.lb.choose(f, begins, ready, time.Now())
+	for _, n := range o.nodes {
+		if n.name == name {
+			return &n
+		}
 	}
-	n := o.nodes[ready[hash%uint32(len(ready))]]
-	return &n
+	return nil
 }
 
 // send takes packets from the client to nodes, until the device is closed.
@@ -175,18 +186,18 @@ func (o *outside) send(tun *os.File, conn *net.UnixConn) {
 			}
 			continue
 		}
-		to, hash, ok := destination(frame[head : head+n])
+		f, begins, ok := flowOf(frame[head : head+n])
 		if !ok {
 			continue
 		}
-		node := o.route(to, hash)
+		node := o.route(f, begins)
 		if node == nil {
 			continue
 		}
 		copy(frame, node.mac)
 		copy(frame[6:], []byte{2, 'o', 'u', 't', 0, 1})
 		frame[12], frame[13] = 0x08, 0x00
-		if !to.Is4() {
+		if !f.dst.Is4() {
 			frame[12], frame[13] = 0x86, 0xdd
 		}
 		conn.WriteToUnix(frame[:head+n], node.to) // a node that is down loses packets, as networks do

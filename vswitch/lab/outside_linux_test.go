@@ -64,32 +64,28 @@ func TestOutside(t *testing.T) {
 	}
 }
 
-// TestOutsideRoute: a node's address leads to that node, all else to one that
-// is ready, and always to the same.
+// TestOutsideRoute: a node's address leads to that node, ready or not, all else
+// to one that is ready.
 func TestOutsideRoute(t *testing.T) {
-	o := &outside{}
+	o := &outside{lb: newBalancer()}
 	for i, ready := range []bool{true, false, true} {
 		o.nodes = append(o.nodes, outsideNode{name: fmt.Sprintf("node%d", i+1), addrs: []netip.Addr{netip.AddrFrom4([4]byte{172, 29, 0, byte(i + 1)})},
 			ready: func() bool { return ready }})
 	}
-	for i, n := range o.nodes {
-		if got := o.route(n.addrs[0], uint32(i)); got == nil || got.name != n.name {
+	for _, n := range o.nodes {
+		if got := o.route(flow{dst: n.addrs[0], proto: protoTCP}, true); got == nil || got.name != n.name {
 			t.Errorf("the address of %s leads to %+v", n.name, got)
 		}
 	}
-	seen := map[string]int{}
-	for hash := range uint32(100) {
-		n := o.route(netip.MustParseAddr("192.0.2.1"), hash)
-		if again := o.route(netip.MustParseAddr("192.0.2.1"), hash); again.name != n.name {
-			t.Errorf("a flow goes to %s and %s", n.name, again.name)
-		}
-		seen[n.name]++
+	seen := map[string]bool{}
+	for port := range uint16(100) {
+		seen[o.route(flow{dst: netip.MustParseAddr("192.0.2.1"), proto: protoTCP, srcPort: port}, true).name] = true
 	}
-	if seen["node1"] != 50 || seen["node3"] != 50 {
+	if !seen["node1"] || !seen["node3"] || len(seen) != 2 {
 		t.Errorf("packets go to %v", seen)
 	}
 	o.nodes = o.nodes[1:2]
-	if n := o.route(netip.MustParseAddr("192.0.2.1"), 1); n != nil {
+	if n := o.route(flow{dst: netip.MustParseAddr("192.0.2.1")}, true); n != nil {
 		t.Errorf("with no node that is ready, a packet goes to %s", n.name)
 	}
 }

@@ -1,0 +1,86 @@
+package lab
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"vswitch/vswitch/cluster"
+)
+
+const (
+	// healthEvery is how often nodes are asked for their health, and healthSoon
+	// how soon after services changed: nodes may not know yet.
+	healthEvery = time.Second
+	healthSoon  = 100 * time.Millisecond
+	// healthTimeout is how long a node has to answer.
+	healthTimeout = time.Second
+	// healthAtOnce bounds how many questions are under way.
+	healthAtOnce = 16
+)
+
+// watch asks the nodes again and again, until the cluster goes down.
+func (o *outside) watch() {
+	w := o.sup.store.Watch()
+	defer w.Close()
+	next := time.NewTimer(healthEvery)
+	defer next.Stop()
+	for {
+		select {
+		case <-o.sup.ctx.Done():
+			return
+		case <-w.C():
+			if c := w.Next(); len(c.Services) > 0 {
+				next.Reset(healthSoon)
+			}
+		case <-next.C:
+			o.ask(o.sup.ctx)
+			next.Reset(healthEvery)
+		}
+	}
+}
+
+// ask asks each node at each health check node port, as a cloud's balancer does,
+// but from the node's own network, so that the questions are not among the
+// client's packets. One answer decides.
+func (o *outside) ask(ctx context.Context) {
+	fronts, checks := frontsOf(o.sup.store.State())
+	o.mu.Lock()
+	nodes := slices.Clone(o.nodes)
+	o.mu.Unlock()
+	passing := map[uint16]map[string]bool{}
+	var mu sync.Mutex // guards passing
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, healthAtOnce)
+	for _, port := range checks {
+		passing[port] = map[string]bool{}
+		for _, n := range nodes {
+			if len(n.addrs) == 0 {
+				continue
+			}
+			turn <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-turn }()
+				ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+				defer cancel()
+				dial := newSpace(o.sup.dir, n.name).dial
+				f := askHTTP(ctx, dial, &cluster.HTTPGet{Path: "/"}, n.addrs[0].String(), port)
+				mu.Lock()
+				defer mu.Unlock()
+				passing[port][n.name] = f.outcome == healthy
+			})
+		}
+	}
+	wg.Wait()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for port, nodes := range passing {
+		for name, now := range nodes {
+			if was, known := o.lb.passing[port][name]; was != now || !known {
+				o.sup.log.Info("a node's health as its balancer sees it", "node", name, "healthCheckNodePort", port, "passes", now)
+			}
+		}
+	}
+	o.lb.fronts, o.lb.passing = fronts, passing
+}
