@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -44,9 +45,12 @@ type demoOptions struct {
 // demo is a play on a stage.
 type demo struct {
 	stage stage
-	out   io.Writer
-	color bool
-	pods  map[string]actor
+	// open makes one more stage, which the caller closes.
+	open     func(ctx context.Context, name string, nodes int, externalClient string) (stage, error)
+	inMemory bool
+	out      io.Writer
+	color    bool
+	pods     map[string]actor
 }
 
 // chapterResult is what -o json prints of a chapter.
@@ -77,12 +81,13 @@ func (o *demoOptions) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	d.printf("%s\n", d.bold("Life of a Packet"))
 	start := time.Now()
-	if o.pods == "netstack" {
-		d.stage, err = newMemoryStage(3)
-	} else {
-		d.stage, err = newLabStage(ctx, "demo", 3, o.keep)
+	d.open = func(ctx context.Context, name string, nodes int, externalClient string) (stage, error) {
+		if d.inMemory = o.pods == "netstack"; d.inMemory {
+			return newMemoryStage(nodes, externalClient)
+		}
+		return newLabStage(ctx, name, nodes, externalClient, o.keep && name == "demo")
 	}
-	if err != nil {
+	if d.stage, err = d.open(ctx, "demo", 3, agent.PreserveClient); err != nil {
 		return err
 	}
 	defer func() {
@@ -138,11 +143,25 @@ func (d *demo) pod(ctx context.Context, node, name string) (actor, error) {
 }
 
 func (d *demo) addPod(ctx context.Context, node, name string) (actor, error) {
-	a, err := d.stage.AddPod(ctx, node, name)
-	if err == nil {
-		d.pods[name] = a
+	added, err := addPods(ctx, d.stage, role{node: node, name: name})
+	if err != nil {
+		return actor{}, err
 	}
-	return a, err
+	d.pods[name] = added[0]
+	return added[0], nil
+}
+
+// ensure starts those pods of the play that do not run yet, all at once.
+func (d *demo) ensure(ctx context.Context, roles ...role) error {
+	missing := slices.DeleteFunc(slices.Clone(roles), func(r role) bool { _, ok := d.pods[r.name]; return ok })
+	if len(missing) == 0 {
+		return nil
+	}
+	added, err := addPods(ctx, d.stage, missing...)
+	for _, a := range added {
+		d.pods[a.Name] = a
+	}
+	return err
 }
 
 func (d *demo) printf(format string, args ...any) { fmt.Fprintf(d.out, format, args...) }
@@ -172,7 +191,7 @@ func (d *demo) hops(hops []agent.Sight) {
 func (d *demo) bold(s string) string { return d.paint("1", s) }
 
 func (d *demo) paint(code, s string) string {
-	if !d.color {
+	if !d.color || s == "" {
 		return s
 	}
 	return "\x1b[" + code + "m" + strings.ReplaceAll(s, "\x1b", "") + "\x1b[0m"
