@@ -36,7 +36,18 @@ func destination(packet []byte) (to netip.Addr, hash uint32, ok bool) {
 	if len(l4) >= 4 {
 		h.Write(l4[:4])
 	}
-	return to, h.Sum32(), true
+	return to, mix(h.Sum32()), true
+}
+
+// mix makes every bit of h depend on all others (the finalizer of MurmurHash3).
+// The lowest bit of FNV is the parity of its input's lowest bits, and a client's
+// ports, which grow by twos, would all choose the same one of two nodes.
+func mix(h uint32) uint32 {
+	h ^= h >> 16
+	h *= 0x85ebca6b
+	h ^= h >> 13
+	h *= 0xc2b2ae35
+	return h ^ h>>16
 }
 
 // hasPorts is true of TCP, UDP and SCTP.

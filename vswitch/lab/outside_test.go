@@ -48,3 +48,39 @@ func TestDestination(t *testing.T) {
 		}
 	}
 }
+
+// TestDestinationSpread: connections of one client, whose ports Linux lets grow
+// by twos, are spread over the nodes, and not in long runs.
+func TestDestinationSpread(t *testing.T) {
+	packet := make([]byte, 24)
+	packet[0], packet[9] = 0x45, 6
+	copy(packet[12:], []byte{203, 0, 113, 10, 172, 30, 0, 1})
+	packet[23] = 80
+	for nodes := uint32(2); nodes <= 4; nodes++ {
+		got := make([]int, nodes)
+		run, last, longest := 0, uint32(0), 0
+		const n = 400
+		for i := range n {
+			port := 33000 + 2*i
+			packet[20], packet[21] = byte(port>>8), byte(port)
+			_, hash, ok := destination(packet)
+			if !ok {
+				t.Fatal("not a packet")
+			}
+			to := hash % nodes
+			if got[to]++; to != last {
+				run = 0
+			}
+			run, last = run+1, to
+			longest = max(longest, run)
+		}
+		for i, count := range got {
+			if fair := n / int(nodes); count < fair*3/4 || count > fair*5/4 {
+				t.Errorf("of %d connections, node %d of %d got %d", n, i, nodes, count)
+			}
+		}
+		if longest > 20 {
+			t.Errorf("%d connections in a row went to the same one of %d nodes", longest, nodes)
+		}
+	}
+}
