@@ -73,22 +73,24 @@ func (d *demo) balancer(ctx context.Context, s stage, manifest string, show bool
 // answer returns through it.
 func (d *demo) asKubeProxy(ctx context.Context, s stage, lb netip.AddrPort, pod actor) error {
 	d.say("a) policy Cluster, as kube-proxy has it: one more hop, and SNAT")
-	r, t, err := d.tripTo(ctx, s, outsideClient, lb, "a pod by way of node1", func(_ reply, t trip) bool { return t.entry() == "node1" })
-	if err != nil {
-		return err
-	}
-	d.showTrip(t)
-	if err := t.paths(outsideClient, pod.Name, "node1", pod.Node); err != nil {
-		return err
-	}
 	state, err := s.State(ctx, 0)
 	if err != nil {
 		return err
 	}
-	if r.Seen.Addr() == r.Local.Addr() || !slices.Contains(state.Node("node1").Addresses, r.Seen.Addr()) {
-		return fmt.Errorf("the pod saw %s, not the address of node1", r.Seen)
+	r, t, err := d.tripTo(ctx, s, outsideClient, lb, func(r reply, t trip) error {
+		if err := t.paths(outsideClient, pod.Name, "node1", pod.Node); err != nil {
+			return err
+		}
+		if !slices.Contains(state.Node("node1").Addresses, r.Seen.Addr()) {
+			return fmt.Errorf("the pod saw %s, not the address of node1", r.Seen)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	d.detail("%s saw %s, which is node1, and not the client", pod.Name, r.Seen.Addr())
+	d.showTrip(t)
+	d.detail("%s saw %s, which is node1, and not the client", short(pod.Name), r.Seen.Addr())
 	return nil
 }
 
@@ -101,15 +103,17 @@ func (d *demo) onlyLocal(ctx context.Context, s stage, pod actor) error {
 		return err
 	}
 	// Until the nodes know, they go on as before.
-	r, t, err := d.tripTo(ctx, s, outsideClient, lb, "a pod with its own address", func(r reply, _ trip) bool { return r.Seen == r.Local })
+	r, t, err := d.tripTo(ctx, s, outsideClient, lb, func(r reply, t trip) error {
+		if r.Seen != r.Local {
+			return fmt.Errorf("the pod saw %s, not the client, %s", r.Seen, r.Local)
+		}
+		return t.paths(outsideClient, pod.Name, pod.Node, pod.Node)
+	})
 	if err != nil {
 		return err
 	}
 	d.showTrip(t)
-	if err := t.paths(outsideClient, pod.Name, pod.Node, pod.Node); err != nil {
-		return err
-	}
-	d.detail("%s saw the client, %s, and there is no second hop", pod.Name, r.Seen.Addr())
+	d.detail("%s saw the client, %s, and there is no second hop", short(pod.Name), r.Seen.Addr())
 	state, err := s.State(ctx, 0)
 	if err != nil {
 		return err
@@ -121,18 +125,34 @@ func (d *demo) onlyLocal(ctx context.Context, s stage, pod actor) error {
 	if _, err := until(ctx, s, outsideClient, at("node2", svc.Ports[0].NodePort), nil); err != nil {
 		return fmt.Errorf("node2 does not serve its own pod: %w", err)
 	}
-	if _, err := one(ctx, s, outsideClient, at("node1", svc.Ports[0].NodePort), 300*time.Millisecond); err == nil {
-		return fmt.Errorf("node1 has no pod of the service, and still an answer came by it")
+	if err := untilSilent(ctx, s, at("node1", svc.Ports[0].NodePort)); err != nil {
+		return fmt.Errorf("node1 has no pod of the service, and yet %w", err)
 	}
 	d.detail("node1, which has no pod of the service, is silent")
 	return d.healthChecks(ctx, s, at("node1", svc.HealthCheckPort), at("node2", svc.HealthCheckPort))
+}
+
+// untilSilent asks until neither an answer nor a refusal comes.
+func untilSilent(ctx context.Context, s stage, at netip.AddrPort) error {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		r, err := one(ctx, s, outsideClient, at, 300*time.Millisecond)
+		if err != nil && (strings.Contains(err.Error(), "timeout") || strings.Contains(err.Error(), "deadline exceeded")) {
+			return nil
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			if err == nil {
+				err = fmt.Errorf("%s answered by it", r.Pod)
+			}
+			return err
+		}
+	}
 }
 
 // healthChecks shows what the nodes tell load balancers.
 func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.AddrPort) error {
 	no, err := s.Healthy(ctx, without)
 	if err == errNoHealth {
-		d.detail("(left out: %s, %d)", err, with.Port())
+		d.detail("left out: health checks at port %d: %s", with.Port(), d.noHealth())
 		return nil
 	}
 	if err != nil {
@@ -147,6 +167,14 @@ func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.Ad
 		return fmt.Errorf("health checks say %d on node1 and %d on node2; 503 and 200 are right", no, yes)
 	}
 	return nil
+}
+
+// noHealth says why nobody answers health checks.
+func (d *demo) noHealth() string {
+	if d.inMemory {
+		return "a node in memory is no process"
+	}
+	return "these nodes do not answer them"
 }
 
 // imbalance measures who gets how much where nodes have different numbers of pods.
@@ -172,7 +200,7 @@ func (d *demo) imbalance(ctx context.Context, s stage, lb netip.AddrPort) error 
 	if err != nil {
 		return err
 	}
-	d.say("the price: node1 now has one pod and node2 three; who gets what of %d requests", n)
+	d.say("the price, with one pod on node1 and three on node2: shares of %d requests", n)
 	t := table{header: []string{"POD", "NODE", "CLUSTER", "ONLYLOCAL"}}
 	for i, name := range names {
 		node := "node2"
@@ -225,19 +253,21 @@ func (d *demo) noTradeOff(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r, t, err := d.tripTo(ctx, d.stage, outsideClient, lb, "a pod by way of another node",
-		func(r reply, t trip) bool { return t.entry() != d.pods[r.Pod].Node })
+	r, t, err := d.tripTo(ctx, d.stage, outsideClient, lb, func(r reply, t trip) error {
+		pod := d.pods[r.Pod]
+		if t.entry() == pod.Node {
+			return fmt.Errorf("packets come in at the pod's own node only")
+		}
+		if r.Seen != r.Local {
+			return fmt.Errorf("the pod saw %s, not the client, %s", r.Seen, r.Local)
+		}
+		return t.paths(outsideClient, r.Pod, t.entry(), pod.Node)
+	})
 	if err != nil {
 		return err
 	}
 	d.showTrip(t)
-	if err := t.paths(outsideClient, r.Pod, t.entry(), d.pods[r.Pod].Node); err != nil {
-		return err
-	}
-	if r.Seen != r.Local {
-		return fmt.Errorf("the pod saw %s, not the client, %s", r.Seen, r.Local)
-	}
-	d.detail("%s saw the client, %s, though the packet came in by %s", r.Pod, r.Seen.Addr(), t.entry())
+	d.detail("%s saw the client, %s, though the packet came in by %s", short(r.Pod), r.Seen.Addr(), t.entry())
 	const n = 60
 	got, err := d.shares(ctx, d.stage, outsideClient, lb, n, "default/be-1", "default/be-2", "default/be-3")
 	if err != nil {

@@ -39,23 +39,28 @@ func podToService(ctx context.Context, d *demo) (string, error) {
 	}
 	vip := netip.AddrPortFrom(svc.ClusterIPs[0], webPort)
 
-	d.say("%s calls the service at %s", d.pods[client], vip)
-	r, t, err := d.tripTo(ctx, d.stage, client, vip, "a pod of another node", func(r reply, _ trip) bool { return r.Pod != "default/be-1" })
+	d.say("%s on node1 calls the service at %s", short(client), vip)
+	_, t, err := d.tripTo(ctx, d.stage, client, vip, func(r reply, t trip) error {
+		pod := d.pods[r.Pod]
+		if pod.Node == "node1" {
+			return fmt.Errorf("only pods of the same node answer")
+		}
+		if err := t.paths(client, r.Pod, "node1", pod.Node); err != nil {
+			return err
+		}
+		first, last := t.there[0], t.there[3]
+		if first.Destination != vip || last.Destination != netip.AddrPortFrom(pod.IPs[0], webPort) || last.Source != first.Source || r.Seen != first.Source {
+			return fmt.Errorf("the service's address was not replaced by the pod's, and that only: %+v became %+v", first, last)
+		}
+		if back := t.back[3]; back.Source != vip {
+			return fmt.Errorf("the answer came from %s, not from the service", back.Source)
+		}
+		return nil
+	})
 	if err != nil {
 		return "", err
 	}
 	d.showTrip(t)
-	node := d.pods[r.Pod].Node
-	if err := t.paths(client, r.Pod, "node1", node); err != nil {
-		return "", err
-	}
-	if first, last := t.there[0], t.there[3]; first.Destination != vip || last.Source != first.Source ||
-		last.Destination != netip.AddrPortFrom(d.pods[r.Pod].IPs[0], webPort) || r.Seen != first.Source {
-		return "", fmt.Errorf("the service's address was not replaced by the pod's, and that only: %+v became %+v", first, last)
-	}
-	if last := t.back[3]; last.Source != vip {
-		return "", fmt.Errorf("the answer came from %s, not from the service", last.Source)
-	}
 
 	const n = 60
 	got, err := d.shares(ctx, d.stage, client, vip, n, "default/be-1", "default/be-2", "default/be-3")
@@ -68,14 +73,19 @@ func podToService(ctx context.Context, d *demo) (string, error) {
 	d.say("%d requests: %s; be-4, which is not ready, got none", n, countsOf(got))
 
 	d.say("a pod behind the service calls it, and reaches itself (hairpin)")
-	r, t, err = d.tripTo(ctx, d.stage, "default/be-1", vip, "itself", func(r reply, _ trip) bool { return r.Pod == "default/be-1" })
+	_, t, err = d.tripTo(ctx, d.stage, "default/be-1", vip, func(r reply, t trip) error {
+		if r.Pod != "default/be-1" {
+			return fmt.Errorf("only others answer")
+		}
+		if r.Seen.Addr() == r.Local.Addr() {
+			return fmt.Errorf("the pod saw itself as %s, and would have answered past the switch", r.Seen)
+		}
+		return t.paths("default/be-1", "default/be-1", "node1", "node1")
+	})
 	if err != nil {
 		return "", err
 	}
 	d.showTrip(t)
-	if r.Seen.Addr() == d.pods["default/be-1"].IPs[0] {
-		return "", fmt.Errorf("the pod saw itself as %s, and would have answered past the switch", r.Seen)
-	}
 	return "one address, several pods; both translations are undone on the way back", nil
 }
 
@@ -108,38 +118,37 @@ func (t trip) paths(from, to, entry, node string) error {
 	return nil
 }
 
-// tripTo connects until the answer is as wanted, and returns the trip of that
-// connection. what names who is wanted.
-func (d *demo) tripTo(ctx context.Context, s stage, from string, to netip.AddrPort, what string, wanted func(reply, trip) bool) (r reply, t trip, err error) {
+// tripTo connects until accept has nothing to say against the answer and where
+// the connection's packets were seen, for a few seconds.
+func (d *demo) tripTo(ctx context.Context, s stage, from string, to netip.AddrPort, accept func(reply, trip) error) (r reply, t trip, err error) {
 	for deadline := time.Now().Add(8 * time.Second); ; {
-		var mu sync.Mutex
-		var seen []agent.Sight
-		stop, err := s.Watch(ctx, func(s agent.Sight) {
-			if s.TCPFlags == "S" || s.TCPFlags == "S." {
-				mu.Lock()
-				defer mu.Unlock()
-				seen = append(seen, s)
-			}
-		})
-		if err != nil {
-			return r, t, err
-		}
-		r, err = one(ctx, s, from, to, 500*time.Millisecond)
-		stop()
-		if err == nil {
-			t = tripOf(r, seen)
-			if wanted(r, t) {
+		if r, t, err = oneTrip(ctx, s, from, to); err == nil {
+			if err = accept(r, t); err == nil {
 				return r, t, nil
 			}
-			err = fmt.Errorf("the last answer was from %s, which saw %s", r.Pod, r.Seen)
 		}
-		if ctx.Err() != nil {
-			return r, t, ctx.Err()
-		}
-		if time.Now().After(deadline) {
-			return r, t, fmt.Errorf("%s does not reach %s at %s: %w", from, what, to, err)
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return r, t, fmt.Errorf("%s called %s again and again, at last: %w", from, to, err)
 		}
 	}
+}
+
+func oneTrip(ctx context.Context, s stage, from string, to netip.AddrPort) (reply, trip, error) {
+	var mu sync.Mutex
+	var seen []agent.Sight
+	stop, err := s.Watch(ctx, func(s agent.Sight) {
+		if s.TCPFlags == "S" || s.TCPFlags == "S." {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = append(seen, s)
+		}
+	})
+	if err != nil {
+		return reply{}, trip{}, err
+	}
+	r, err := one(ctx, s, from, to, 500*time.Millisecond)
+	stop()
+	return r, tripOf(r, seen), err
 }
 
 // tripOf picks a connection's handshake out of what was seen.
@@ -159,31 +168,56 @@ func tripOf(r reply, seen []agent.Sight) (t trip) {
 // showTrip prints where packets were seen, and where their addresses changed.
 func (d *demo) showTrip(t trip) {
 	width := 0
-	for _, s := range slices.Concat(t.there, t.back) {
-		width = max(width, len(s.Port))
-	}
-	show := func(hops []agent.Sight, source, destination string) {
-		for i, h := range hops {
-			dir := "→ switch"
-			if h.Out {
-				dir = "switch →"
-			}
-			var notes []string
-			if i > 0 && h.Destination != hops[i-1].Destination {
-				notes = append(notes, destination)
-			}
-			if i > 0 && h.Source != hops[i-1].Source {
-				notes = append(notes, source)
-			}
-			d.printf("     %s  %-*s %s  %s\n", h.Node, width, h.Port, dir,
-				strings.TrimRight(fmt.Sprintf("%s > %s  %s", h.Source, h.Destination, d.paint("33", strings.Join(notes, ", "))), " "))
-		}
+	for _, h := range slices.Concat(t.there, t.back) {
+		width = max(width, len(short(h.Port)))
 	}
 	d.detail("there:")
-	show(t.there, "SNAT", "DNAT")
+	for i, h := range t.there {
+		d.showHop(h, width, strings.Join(changed(t.there, i), ", "))
+	}
 	d.detail("and back:")
-	show(t.back, "un-DNAT", "un-SNAT")
+	for i, h := range t.back {
+		what := changed(t.back, i)
+		if len(what) == 2 {
+			what = []string{"both"}
+		} else if len(what) == 1 && what[0] == "DNAT" {
+			what[0] = "SNAT" // its address is the destination now
+		} else if len(what) == 1 {
+			what[0] = "DNAT"
+		}
+		note := ""
+		if len(what) > 0 {
+			note = what[0] + " undone"
+		}
+		d.showHop(h, width, note)
+	}
 }
+
+func (d *demo) showHop(h agent.Sight, width int, note string) {
+	dir := "→ switch"
+	if h.Out {
+		dir = "switch →"
+	}
+	line := fmt.Sprintf("     %s  %-*s %s %s > %s", h.Node, width, short(h.Port), dir, h.Source, h.Destination)
+	if note != "" {
+		line += "  " + d.paint("33", note)
+	}
+	d.printf("%s\n", line)
+}
+
+// changed says which addresses of hop i are not those of the one before.
+func changed(hops []agent.Sight, i int) (what []string) {
+	if i > 0 && hops[i].Destination != hops[i-1].Destination {
+		what = append(what, "DNAT")
+	}
+	if i > 0 && hops[i].Source != hops[i-1].Source {
+		what = append(what, "SNAT")
+	}
+	return what
+}
+
+// short leaves out the namespace that goes without saying.
+func short(name string) string { return strings.TrimPrefix(name, "default/") }
 
 // shares asks n times and counts answers by pod. Before that it waits until all
 // pods that are named answer, and no others.

@@ -37,7 +37,7 @@ func sameNode(ctx context.Context, d *demo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.say("%s calls %s", front, cart)
+	d.calls(front, cart)
 	for i := range cart.IPs {
 		hops, err := d.call(ctx, front, cart, i, i == 0)
 		if err != nil {
@@ -50,7 +50,7 @@ func sameNode(ctx context.Context, d *demo) (string, error) {
 			return "", fmt.Errorf("a bridged packet changed on its way: %+v, %+v", in, out)
 		}
 	}
-	return "neighbors on one Ethernet: the frame arrived as it was sent, TTL and MACs unchanged", nil
+	return "neighbors on one Ethernet: the frame arrived as sent, TTL and MACs too", nil
 }
 
 // acrossNodes: the gateway routes into the overlay, the other node out of it.
@@ -63,7 +63,7 @@ func acrossNodes(ctx context.Context, d *demo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.say("%s calls %s", front, db)
+	d.calls(front, db)
 	for i := range db.IPs {
 		hops, err := d.call(ctx, front, db, i, i == 0)
 		if err != nil {
@@ -83,7 +83,7 @@ func acrossNodes(ctx context.Context, d *demo) (string, error) {
 	}
 	took := time.Since(start)
 	d.say("64 MiB with equal sha256, %.1f Gb/s", float64(size)*8/float64(took))
-	return "routed twice, carried in VXLAN between the nodes, and every byte arrived", nil
+	return "routed twice, carried between the nodes, and every byte arrived", nil
 }
 
 // change: pods and nodes come and go.
