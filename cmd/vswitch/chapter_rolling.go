@@ -35,7 +35,7 @@ func rollingUpdate(ctx context.Context, d *demo) (string, error) {
 	if _, err := until(ctx, d.stage, client, vip, nil); err != nil {
 		return "", err
 	}
-	d.say("%d clients in %s send requests to %s all the time:", loadClients, short(client), vip)
+	d.say("%d clients on node1 send requests to %s all the time", loadClients, vip)
 	d.detail("connect, one request, close, and again")
 	stop, err := d.stage.Load(ctx, client, vip)
 	if err != nil {
