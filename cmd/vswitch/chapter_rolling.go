@@ -41,12 +41,15 @@ func rollingUpdate(ctx context.Context, d *demo) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// The old pods have some time with the clients, and so have the new ones.
+	rest(ctx)
 	start := time.Now()
 	if err := rollout(ctx, d.stage, self, "v2"); err != nil {
 		_, _ = stop() // the first error says more
 		return "", err
 	}
 	took := time.Since(start)
+	rest(ctx)
 	sum, err := stop()
 	if err != nil {
 		return "", err
@@ -58,9 +61,16 @@ func rollingUpdate(ctx context.Context, d *demo) (string, error) {
 	case sum.Failed > 0:
 		return "", fmt.Errorf("%d of %d requests failed: %s", sum.Failed, sum.Requests, sum.Error)
 	case sum.Requests < 100 || len(sum.Pods) < 5:
-		return "", fmt.Errorf("%d requests to %d pods say nothing about an update of 4 pods", sum.Requests, len(sum.Pods))
+		return "", fmt.Errorf("%d requests, answered by %d pods, say nothing about an update of 4 pods", sum.Requests, len(sum.Pods))
 	}
 	return fmt.Sprintf("every pod was replaced, and none of %d requests failed", sum.Requests), nil
+}
+
+func rest(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(500 * time.Millisecond):
+	}
 }
 
 // rollout brings a Deployment to a version, and waits until it is there and
