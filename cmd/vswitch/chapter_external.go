@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -151,7 +152,7 @@ func untilSilent(ctx context.Context, s stage, at netip.AddrPort) error {
 // healthChecks shows what the nodes tell load balancers.
 func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.AddrPort) error {
 	no, err := s.Healthy(ctx, without)
-	if err == errNoHealth {
+	if errors.Is(err, errNoHealth) {
 		d.detail("left out: health checks at port %d: %s", with.Port(), d.noHealth())
 		return nil
 	}
@@ -162,7 +163,7 @@ func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.Ad
 	if err != nil {
 		return err
 	}
-	d.detail("and load balancers can know: health checks at port %d say %d on node1, %d on node2", with.Port(), no, yes)
+	d.detail("health checks at port %d say so: %d on node1, %d on node2", with.Port(), no, yes)
 	if no != 503 || yes != 200 {
 		return fmt.Errorf("health checks say %d on node1 and %d on node2; 503 and 200 are right", no, yes)
 	}
