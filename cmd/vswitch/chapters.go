@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -11,40 +10,6 @@ import (
 
 	"vswitch/vswitch/agent"
 )
-
-// stage is a cluster that the demo plays on: real nodes and pods of this
-// machine, or a cluster in memory.
-type stage interface {
-	// AddPod starts a pod that answers its name, on a node.
-	AddPod(ctx context.Context, node, name string) (actor, error)
-	DeletePod(ctx context.Context, name string) error
-	// Call connects from a pod to an address and returns the first line that
-	// the other side says.
-	Call(ctx context.Context, from string, to netip.AddrPort) (string, error)
-	// Stream sends bytes from a pod to another one's address, and compares
-	// checksums. Halfway through it calls half, if that is not nil.
-	Stream(ctx context.Context, from string, to netip.AddrPort, bytes int64, half func()) error
-	// Watch calls see for every packet at every port until stop is called.
-	Watch(ctx context.Context, see func(agent.Sight)) (stop func(), err error)
-	// KillNode kills a node as a crash would, and waits until it has come back.
-	KillNode(ctx context.Context, node string) error
-	AddNode(ctx context.Context) (string, error)
-	Close() error
-}
-
-// actor is a pod of the demo.
-type actor struct {
-	Name string // "shop/front"
-	Node string
-	IPs  []netip.Addr
-}
-
-func (a actor) at(i int) netip.AddrPort { return netip.AddrPortFrom(a.IPs[i], demoPort) }
-
-func (a actor) String() string { return fmt.Sprintf("%s (%s on %s)", a.Name, list(a.IPs), a.Node) }
-
-// demoPort is where the demo's pods answer.
-const demoPort = 8080
 
 // chapter is one part of the life of a packet. It returns what was shown, in
 // one sentence, or why it failed.
@@ -57,6 +22,9 @@ var chapters = []chapter{
 	{"Pod to pod on one node", sameNode},
 	{"Pod to pod across nodes", acrossNodes},
 	{"Dealing with change", change},
+	{"Pod to service", podToService},
+	{"External to service", externalToService},
+	{"Rolling update", rollingUpdate},
 }
 
 // sameNode: two pods of a node are neighbors on an Ethernet; the switch bridges.
@@ -69,7 +37,7 @@ func sameNode(ctx context.Context, d *demo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.say("%s calls %s", front, cart)
+	d.calls(front, cart)
 	for i := range cart.IPs {
 		hops, err := d.call(ctx, front, cart, i, i == 0)
 		if err != nil {
@@ -82,7 +50,7 @@ func sameNode(ctx context.Context, d *demo) (string, error) {
 			return "", fmt.Errorf("a bridged packet changed on its way: %+v, %+v", in, out)
 		}
 	}
-	return "neighbors on one Ethernet: the frame arrived as it was sent, TTL and MACs unchanged", nil
+	return "neighbors on one Ethernet: the frame arrived as sent, TTL and MACs too", nil
 }
 
 // acrossNodes: the gateway routes into the overlay, the other node out of it.
@@ -95,7 +63,7 @@ func acrossNodes(ctx context.Context, d *demo) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.say("%s calls %s", front, db)
+	d.calls(front, db)
 	for i := range db.IPs {
 		hops, err := d.call(ctx, front, db, i, i == 0)
 		if err != nil {
@@ -115,7 +83,7 @@ func acrossNodes(ctx context.Context, d *demo) (string, error) {
 	}
 	took := time.Since(start)
 	d.say("64 MiB with equal sha256, %.1f Gb/s", float64(size)*8/float64(took))
-	return "routed twice, carried in VXLAN between the nodes, and every byte arrived", nil
+	return "routed twice, carried between the nodes, and every byte arrived", nil
 }
 
 // change: pods and nodes come and go.
@@ -130,11 +98,11 @@ func change(ctx context.Context, d *demo) (string, error) {
 	}
 
 	d.say("%s dies, and comes back with another address", db.Name)
-	if err := d.stage.DeletePod(ctx, db.Name); err != nil {
+	if err := deletePod(ctx, d.stage, db.Name); err != nil {
 		return "", err
 	}
 	start := time.Now()
-	_, err = d.stage.Call(ctx, front.Name, db.at(0))
+	_, err = one(ctx, d.stage, front.Name, db.at(0), 3*time.Second)
 	if err == nil {
 		return "", fmt.Errorf("the dead pod still answers at %s", db.at(0))
 	}
@@ -220,25 +188,16 @@ func (d *demo) call(ctx context.Context, from, to actor, ip int, show bool) ([]a
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
-	var answer string
-	for {
-		if answer, err = d.stage.Call(ctx, from.Name, to.at(ip)); err == nil || time.Since(start) > 5*time.Second {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			stop()
-			return nil, ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+	answer, err := until(ctx, d.stage, from.Name, to.at(ip), nil)
 	stop()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot reach %s at %s: %w", from.Name, to.Name, to.at(ip), err)
 	}
-	if !strings.Contains(answer, to.Name[strings.Index(to.Name, "/")+1:]) {
-		return nil, fmt.Errorf("%s was answered by %q instead of %s", from.Name, answer, to.Name)
+	if answer.Pod != to.Name {
+		return nil, fmt.Errorf("%s was answered by %q instead of %s", from.Name, answer.Pod, to.Name)
 	}
 	mu.Lock()
 	defer mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,11 @@ func newDemo() *cobra.Command {
 chapters of "Life of a Packet": real packets between real processes, with the hops
 that each packet was really seen at. Everything is taken down at the end.
 
+` + contents() + `
+Chapter 5 starts a second cluster of two nodes for a while, which hides clients as
+kube-proxy does. With --pods netstack, the cluster is in memory; what that leaves out
+is said where it matters.
+
 Exit codes: 0 all chapters passed, 1 some did not, 2 bad input.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c.Context(), c.OutOrStdout()) },
@@ -32,6 +38,15 @@ Exit codes: 0 all chapters passed, 1 some did not, 2 bad input.`,
 	c.Flags().StringVar(&o.pods, "pods", "process", "what pods are: 'process' (real ones) or 'netstack' (in memory, on any system)")
 	c.Flags().StringVarP(&o.output, "output", "o", "text", "output format: text or json")
 	return c
+}
+
+// contents lists the chapters.
+func contents() string {
+	var s strings.Builder
+	for i, c := range chapters {
+		fmt.Fprintf(&s, "  %d. %s\n", i+1, c.Title)
+	}
+	return s.String()
 }
 
 type demoOptions struct {
@@ -44,9 +59,12 @@ type demoOptions struct {
 // demo is a play on a stage.
 type demo struct {
 	stage stage
-	out   io.Writer
-	color bool
-	pods  map[string]actor
+	// open makes one more stage, which the caller closes.
+	open     func(ctx context.Context, name string, nodes int, externalClient string) (stage, error)
+	inMemory bool
+	out      io.Writer
+	color    bool
+	pods     map[string]actor
 }
 
 // chapterResult is what -o json prints of a chapter.
@@ -77,12 +95,13 @@ func (o *demoOptions) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	d.printf("%s\n", d.bold("Life of a Packet"))
 	start := time.Now()
-	if o.pods == "netstack" {
-		d.stage, err = newMemoryStage(3)
-	} else {
-		d.stage, err = newLabStage(ctx, "demo", 3, o.keep)
+	d.open = func(ctx context.Context, name string, nodes int, externalClient string) (stage, error) {
+		if d.inMemory = o.pods == "netstack"; d.inMemory {
+			return newMemoryStage(nodes, externalClient)
+		}
+		return newLabStage(ctx, name, nodes, externalClient, o.keep && name == "demo")
 	}
-	if err != nil {
+	if d.stage, err = d.open(ctx, "demo", 3, agent.PreserveClient); err != nil {
 		return err
 	}
 	defer func() {
@@ -90,7 +109,12 @@ func (o *demoOptions) run(ctx context.Context, out io.Writer) (err error) {
 			err = cerr
 		}
 	}()
-	d.printf("three nodes are up after %s, without root: node1, node2, node3\n", time.Since(start).Round(10*time.Millisecond))
+	d.printf("three nodes are up after %s, without root: node1, node2, node3\n", time.Since(start).Round(time.Millisecond))
+	if d.inMemory {
+		d.printf("in memory: pods and the client outside are netstacks in this process, packets\n" +
+			"between nodes are handed over without VXLAN, and a node is no process to kill:\n" +
+			"the others lose sight of it\n")
+	}
 
 	var results []chapterResult
 	failed := 0
@@ -122,7 +146,11 @@ func (o *demoOptions) run(ctx context.Context, out io.Writer) (err error) {
 	if failed > 0 {
 		return &exitError{code: exitFailed, err: fmt.Errorf("%d of %d chapters failed", failed, len(results))}
 	}
-	d.printf("\nall %d chapters passed in %s\n", len(results), time.Since(start).Round(100*time.Millisecond))
+	what := fmt.Sprintf("all %d chapters", len(results))
+	if o.chapter != 0 {
+		what = fmt.Sprintf("chapter %d", o.chapter)
+	}
+	d.printf("\n%s passed in %s\n", what, time.Since(start).Round(100*time.Millisecond))
 	if o.keep && o.pods == "process" {
 		d.printf("the cluster stays up: try 'vswitch --name demo get pods', and 'vswitch --name demo down' when done\n")
 	}
@@ -138,11 +166,25 @@ func (d *demo) pod(ctx context.Context, node, name string) (actor, error) {
 }
 
 func (d *demo) addPod(ctx context.Context, node, name string) (actor, error) {
-	a, err := d.stage.AddPod(ctx, node, name)
-	if err == nil {
-		d.pods[name] = a
+	added, err := addPods(ctx, d.stage, role{node: node, name: name})
+	if err != nil {
+		return actor{}, err
 	}
-	return a, err
+	d.pods[name] = added[0]
+	return added[0], nil
+}
+
+// ensure starts those pods of the play that do not run yet, all at once.
+func (d *demo) ensure(ctx context.Context, roles ...role) error {
+	missing := slices.DeleteFunc(slices.Clone(roles), func(r role) bool { _, ok := d.pods[r.name]; return ok })
+	if len(missing) == 0 {
+		return nil
+	}
+	added, err := addPods(ctx, d.stage, missing...)
+	for _, a := range added {
+		d.pods[a.Name] = a
+	}
+	return err
 }
 
 func (d *demo) printf(format string, args ...any) { fmt.Fprintf(d.out, format, args...) }
@@ -153,26 +195,36 @@ func (d *demo) detail(format string, args ...any) {
 	d.printf("     %s\n", d.paint("2", fmt.Sprintf(format, args...)))
 }
 
-// hops prints where a packet was seen, a line each.
+// calls says who calls whom.
+func (d *demo) calls(from, to actor) {
+	d.say("%s on %s calls %s on %s", from.Name, from.Node, to.Name, to.Node)
+	for i := range to.IPs {
+		d.detail("%s > %s", from.IPs[i], to.IPs[i])
+	}
+}
+
+// hops prints where a packet was seen, a line each, and what it was.
 func (d *demo) hops(hops []agent.Sight) {
 	width := 0
 	for _, h := range hops {
 		width = max(width, len(h.Port))
 	}
-	for _, h := range hops {
+	for i, h := range hops {
+		if i == 0 {
+			d.detail("%s %s > %s [%s]", h.Proto, h.Source, h.Destination, h.TCPFlags)
+		}
 		dir := "→ switch"
 		if h.Out {
 			dir = "switch →"
 		}
-		d.printf("     %s  %-*s %s  ttl %d  %s > %s  %s\n", h.Node, width, h.Port, dir, h.TTL, h.SrcMAC, h.DstMAC,
-			d.paint("2", fmt.Sprintf("%s %s > %s [%s]", h.Proto, h.Source, h.Destination, h.TCPFlags)))
+		d.printf("     %s  %-*s %s  ttl %d  %s > %s\n", h.Node, width, h.Port, dir, h.TTL, h.SrcMAC, h.DstMAC)
 	}
 }
 
 func (d *demo) bold(s string) string { return d.paint("1", s) }
 
 func (d *demo) paint(code, s string) string {
-	if !d.color {
+	if !d.color || s == "" {
 		return s
 	}
 	return "\x1b[" + code + "m" + strings.ReplaceAll(s, "\x1b", "") + "\x1b[0m"

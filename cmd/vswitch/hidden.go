@@ -3,11 +3,15 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 
 	"vswitch/vswitch/lab"
@@ -36,33 +40,42 @@ func hidden(args []string) (code int, done bool) {
 	return 0, false
 }
 
-// runDemoProcess is: serve NAME | call ADDR | stream ADDR BYTES. A stream
-// prints "half" when it is halfway through, and waits for a line.
+// runDemoProcess is one of
+//
+//	serve NAME              a pod that answers its name
+//	call ADDR [N LIMIT]     ask N times, once if not said, and print replies
+//	load ADDR               send requests until standard input ends
+//	health ADDR             print the status code of a health check
+//	stream ADDR BYTES       print "half" halfway through, and wait for a line
 func runDemoProcess(args []string) error {
 	if len(args) < 2 {
 		return fmt.Errorf("%s: arguments are missing", demoProcess)
 	}
 	if args[0] == "serve" {
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", demoPort))
-		if err != nil {
-			return err
-		}
-		answer(l, args[1])
-		return nil
+		return serveDemo(args[1])
 	}
 	to, err := netip.ParseAddrPort(args[1])
 	if err != nil {
 		return err
 	}
-	d := net.Dialer{Timeout: 3 * time.Second}
+	d := net.Dialer{Timeout: 10 * time.Second}
 	ctx := context.Background()
 	switch {
 	case args[0] == "call":
-		line, err := call(ctx, d.DialContext, to)
+		return callDemo(to, args[2:])
+	case args[0] == "load":
+		end := make(chan struct{})
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin) // however it ends, it is the end
+			close(end)
+		}()
+		return json.NewEncoder(os.Stdout).Encode(flood(d.DialContext, to, end))
+	case args[0] == "health":
+		code, err := healthy(ctx, d.DialContext, to)
 		if err != nil {
 			return err
 		}
-		fmt.Println(line)
+		fmt.Println(code)
 		return nil
 	case args[0] == "stream" && len(args) == 3:
 		n, err := strconv.ParseInt(args[2], 10, 64)
@@ -75,4 +88,38 @@ func runDemoProcess(args []string) error {
 		})
 	}
 	return fmt.Errorf("%s: %q is not known", demoProcess, args)
+}
+
+// serveDemo answers at all ports of the demo.
+func serveDemo(name string) error {
+	var wg sync.WaitGroup
+	for _, port := range demoPorts {
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			return err
+		}
+		wg.Go(func() { answer(l, name) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// callDemo asks, and prints the replies. If it asks once and gets no answer,
+// that is its error.
+func callDemo(to netip.AddrPort, args []string) error {
+	n, limit := 1, 3*time.Second
+	if len(args) == 2 {
+		var err, lerr error
+		n, err = strconv.Atoi(args[0])
+		limit, lerr = time.ParseDuration(args[1])
+		if err := errors.Join(err, lerr); err != nil {
+			return err
+		}
+	}
+	var d net.Dialer
+	replies := ask(context.Background(), d.DialContext, to, n, limit)
+	if len(args) == 0 && replies[0].Error != "" {
+		return errors.New(replies[0].Error)
+	}
+	return json.NewEncoder(os.Stdout).Encode(replies)
 }

@@ -2,15 +2,17 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"vswitch/vswitch/agent"
@@ -25,13 +27,17 @@ type labStage struct {
 	keep   bool
 }
 
-func newLabStage(ctx context.Context, name string, nodes int, keep bool) (stage, error) {
+// newLabStage starts a cluster. externalClient is what policy Cluster does with
+// clients outside.
+func newLabStage(ctx context.Context, name string, nodes int, externalClient string, keep bool) (stage, error) {
+	config := agent.Default()
+	config.Services.ExternalClient = externalClient
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	client, err := lab.Start(ctx, lab.Options{
-		Name: name, Config: agent.Default(), Nodes: nodes, Objects: &cluster.Objects{}, Detach: keep,
+		Name: name, Config: config, Nodes: nodes, Objects: &cluster.Objects{}, Detach: keep,
 	})
 	if err != nil {
 		return nil, err
@@ -44,72 +50,41 @@ func split(name string) (namespace, pod string) {
 	return namespace, pod
 }
 
-func (s *labStage) AddPod(ctx context.Context, node, name string) (actor, error) {
-	namespace, pod := split(name)
-	_, err := s.client.Apply(ctx, &cluster.Objects{
-		Namespaces: []*cluster.Namespace{{Meta: cluster.Meta{Name: namespace}}},
-		Pods: []*cluster.Pod{{
-			Meta: cluster.Meta{Namespace: namespace, Name: pod}, Node: node, RestartPolicy: cluster.RestartAlways,
-			Containers: []cluster.Container{{
-				Name: "demo", Command: []string{s.self, demoProcess, "serve", name},
-				Ports: []cluster.ContainerPort{{Port: demoPort, Protocol: 6}},
-			}},
-		}},
-	})
-	if err != nil {
-		return actor{}, err
-	}
-	p, err := s.await(ctx, name, func(p *cluster.Pod) bool { return p != nil && p.Ready && len(p.IPs) > 0 })
-	if err != nil {
-		return actor{}, err
-	}
-	return actor{Name: name, Node: p.Node, IPs: p.IPs}, nil
-}
-
-func (s *labStage) DeletePod(ctx context.Context, name string) error {
-	namespace, pod := split(name)
-	if err := s.client.Delete(ctx, []cluster.Ref{{Kind: cluster.KindPod, Key: cluster.Key{Namespace: namespace, Name: pod}}}); err != nil {
-		return err
-	}
-	_, err := s.await(ctx, name, func(p *cluster.Pod) bool { return p == nil })
+func (s *labStage) Apply(ctx context.Context, o *cluster.Objects) error {
+	_, err := s.client.Apply(ctx, o)
 	return err
 }
 
-// await watches a pod until it is as wanted.
-func (s *labStage) await(ctx context.Context, name string, wanted func(*cluster.Pod) bool) (*cluster.Pod, error) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	state, err := s.client.State(ctx)
-	var last *cluster.Pod
-	for err == nil {
-		last = nil
-		for _, p := range state.Pods {
-			if p.Namespace+"/"+p.Name == name {
-				last = p
-			}
-		}
-		if wanted(last) {
-			return last, nil
-		}
-		state, err = s.client.Watch(ctx, state.Revision)
-	}
-	if last != nil && last.Reason != "" {
-		return nil, fmt.Errorf("pod %s: %s", name, last.Reason)
-	}
-	return nil, fmt.Errorf("pod %s: %w", name, err)
+func (s *labStage) Delete(ctx context.Context, ref cluster.Ref) error {
+	return s.client.Delete(ctx, []cluster.Ref{ref})
 }
 
-// exec runs this program in a pod.
+func (s *labStage) State(ctx context.Context, after uint64) (*cluster.State, error) {
+	get := s.client.State
+	if after > 0 {
+		get = func(ctx context.Context) (lab.State, error) { return s.client.Watch(ctx, after) }
+	}
+	state, err := get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := state.Objects.State()
+	out.Revision = state.Revision
+	return out, nil
+}
+
+// exec runs this program in a pod, or outside.
 func (s *labStage) exec(ctx context.Context, from string, stdin, stdout *os.File, args ...string) error {
-	namespace, pod := split(from)
+	req := lab.ExecRequest{Outside: from == outsideClient, Command: append([]string{s.self, demoProcess}, args...)}
+	if !req.Outside {
+		req.Namespace, req.Pod = split(from)
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	code, err := s.client.Exec(ctx, lab.ExecRequest{
-		Namespace: namespace, Pod: pod, Command: append([]string{s.self, demoProcess}, args...),
-	}, stdin, stdout, w)
+	code, err := s.client.Exec(ctx, req, stdin, stdout, w)
 	w.Close()
 	if err != nil {
 		return err
@@ -121,24 +96,50 @@ func (s *labStage) exec(ctx context.Context, from string, stdin, stdout *os.File
 	return nil
 }
 
-func (s *labStage) Call(ctx context.Context, from string, to netip.AddrPort) (string, error) {
+// output runs this program in a pod, or outside, and decodes what it prints.
+func (s *labStage) output(ctx context.Context, from string, stdin *os.File, out any, args ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer r.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return "", err
-	}
-	defer null.Close()
-	err = s.exec(ctx, from, null, w, "call", to.String())
+	read := make(chan error, 1)
+	go func() { read <- json.NewDecoder(r).Decode(out) }()
+	err = s.exec(ctx, from, stdin, w, args...)
 	w.Close()
-	if err != nil {
-		return "", err
+	if rerr := <-read; err == nil {
+		err = rerr
 	}
-	out, err := io.ReadAll(io.LimitReader(r, 4096))
-	return string(bytes.TrimSpace(out)), err
+	return err
+}
+
+func (s *labStage) Ask(ctx context.Context, from string, to netip.AddrPort, n int, limit time.Duration) (all []reply, err error) {
+	return all, s.output(ctx, from, nil, &all, "call", to.String(), strconv.Itoa(n), limit.String())
+}
+
+func (s *labStage) Healthy(ctx context.Context, at netip.AddrPort) (code int, err error) {
+	if err = s.output(ctx, outsideClient, nil, &code, "health", at.String()); err != nil && strings.HasSuffix(err.Error(), syscall.ECONNREFUSED.Error()) {
+		err = errNoHealth
+	}
+	return code, err
+}
+
+func (s *labStage) Load(ctx context.Context, from string, to netip.AddrPort) (func() (flooded, error), error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	var sum flooded
+	ended := make(chan error, 1)
+	go func() {
+		defer r.Close()
+		ended <- s.output(ctx, from, r, &sum, "load", to.String())
+	}()
+	return func() (flooded, error) {
+		w.Close()
+		err := <-ended
+		return sum, err
+	}, nil
 }
 
 func (s *labStage) Stream(ctx context.Context, from string, to netip.AddrPort, n int64, half func()) error {

@@ -1,112 +1,156 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
 	"vswitch/vswitch/fabric"
-	"vswitch/vswitch/stack"
 )
 
-// memoryStage is a cluster in this process: the same switches, an in-memory
-// wire between them, and gVisor netstacks as pods.
+// memoryStage is a cluster in this process: the same controllers and switches,
+// an in-memory wire between them, and gVisor netstacks as pods and as the client
+// outside.
 type memoryStage struct {
-	f  *fabric.Fabric
-	mu sync.Mutex
-	// pods by name.
-	pods map[string]*memoryPod
+	control *control.Controller
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	f       *fabric.Fabric
+	pods    map[cluster.Key]*memoryPod
+	outside *memoryOutside
+	failed  error // of whatever went wrong in the background
 }
 
-type memoryPod struct {
-	*fabric.Pod
-	stack *stack.Stack
-}
-
-func newMemoryStage(nodes int) (stage, error) {
-	f, err := fabric.New(fabric.Config{Nodes: nodes})
+// newMemoryStage starts a cluster. externalClient is what policy Cluster does
+// with clients outside.
+func newMemoryStage(nodes int, externalClient string) (stage, error) {
+	cfg := control.Default()
+	c, err := control.New(cluster.NewStore(), cfg)
+	if err != nil {
+		return nil, err
+	}
+	f, err := fabric.New(fabric.Config{
+		Services: agent.ServiceConfig{CIDRs: cfg.ServiceRanges(), ExternalClient: externalClient},
+	})
 	if err != nil {
 		return nil, err
 	}
 	f.Start()
-	return &memoryStage{f: f, pods: map[string]*memoryPod{}}, nil
+	m := &memoryStage{control: c, f: f, pods: map[cluster.Key]*memoryPod{}}
+	if m.outside, err = newMemoryOutside(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	m.stop = cancel
+	m.wg.Go(func() { c.Run(ctx) })
+	m.wg.Go(func() { m.follow(ctx) })
+	for range nodes {
+		if _, err := m.AddNode(ctx); err != nil {
+			return nil, errors.Join(err, m.Close())
+		}
+	}
+	return m, nil
 }
 
-func (m *memoryStage) AddPod(_ context.Context, node, name string) (actor, error) {
-	n := m.f.Node(node)
-	if n == nil {
-		return actor{}, fmt.Errorf("no node %s", node)
-	}
-	plan := n.Plan(name)
-	s, err := stack.New(stack.Config{Name: name, MAC: plan.MAC, Addrs: plan.IPs, Gateways: plan.Gateways, MTU: plan.MTU})
-	if err != nil {
-		return actor{}, err
-	}
-	l, err := s.Listen("tcp", fmt.Sprintf(":%d", demoPort))
-	if err != nil {
-		return actor{}, err
-	}
-	go answer(l, name)
-	if err := plan.Attach(s); err != nil {
-		return actor{}, err
-	}
-	m.mu.Lock()
-	m.pods[name] = &memoryPod{plan, s}
-	m.mu.Unlock()
-	a := actor{Name: name, Node: node}
-	for _, ip := range plan.IPs {
-		a.IPs = append(a.IPs, ip.Addr())
-	}
-	return a, nil
+func (m *memoryStage) Apply(_ context.Context, o *cluster.Objects) error {
+	_, err := m.control.Apply(o, control.ApplyOptions{})
+	return err
 }
 
-func (m *memoryStage) DeletePod(_ context.Context, name string) error {
-	p := m.pod(name)
-	if p == nil {
-		return fmt.Errorf("no pod %s", name)
-	}
-	p.Detach()
-	m.mu.Lock()
-	delete(m.pods, name)
-	m.mu.Unlock()
-	return p.stack.Close()
+func (m *memoryStage) Delete(_ context.Context, ref cluster.Ref) error {
+	_, err := m.control.Delete([]cluster.Ref{ref})
+	return err
 }
 
-func (m *memoryStage) pod(name string) *memoryPod {
+func (m *memoryStage) State(ctx context.Context, after uint64) (*cluster.State, error) {
+	store := m.control.Store()
+	w := store.Watch()
+	defer w.Close()
+	for {
+		m.mu.Lock()
+		err := m.failed
+		m.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		if s := store.State(); after == 0 || s.Revision > after {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-w.C():
+			w.Next()
+		}
+	}
+}
+
+// dialer returns what opens connections as a pod, or as the client outside.
+func (m *memoryStage) dialer(from string) (dialer, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.pods[name]
+	if from == outsideClient {
+		return m.outside.client.DialContext, nil
+	}
+	namespace, name := split(from)
+	if p := m.pods[cluster.Key{Namespace: namespace, Name: name}]; p != nil {
+		return p.stack.DialContext, nil
+	}
+	return nil, fmt.Errorf("no pod %s", from)
 }
 
-func (m *memoryStage) Call(ctx context.Context, from string, to netip.AddrPort) (string, error) {
-	p := m.pod(from)
-	if p == nil {
-		return "", fmt.Errorf("no pod %s", from)
+func (m *memoryStage) Ask(ctx context.Context, from string, to netip.AddrPort, n int, limit time.Duration) ([]reply, error) {
+	dial, err := m.dialer(from)
+	if err != nil {
+		return nil, err
 	}
-	return call(ctx, p.stack.DialContext, to)
+	return ask(ctx, dial, to, n, limit), nil
+}
+
+func (m *memoryStage) Load(_ context.Context, from string, to netip.AddrPort) (func() (flooded, error), error) {
+	dial, err := m.dialer(from)
+	if err != nil {
+		return nil, err
+	}
+	end, sum := make(chan struct{}), make(chan flooded, 1)
+	go func() { sum <- flood(dial, to, end) }()
+	return func() (flooded, error) {
+		close(end)
+		return <-sum, nil
+	}, nil
 }
 
 func (m *memoryStage) Stream(ctx context.Context, from string, to netip.AddrPort, bytes int64, half func()) error {
-	p := m.pod(from)
-	if p == nil {
-		return fmt.Errorf("no pod %s", from)
+	dial, err := m.dialer(from)
+	if err != nil {
+		return err
 	}
-	return stream(ctx, p.stack.DialContext, to, bytes, half)
+	return stream(ctx, dial, to, bytes, half)
 }
 
-func (m *memoryStage) Watch(ctx context.Context, see func(agent.Sight)) (func(), error) {
+// Healthy: nodes in memory have no process that could answer.
+func (m *memoryStage) Healthy(context.Context, netip.AddrPort) (int, error) { return 0, errNoHealth }
+
+func (m *memoryStage) Watch(_ context.Context, see func(agent.Sight)) (func(), error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var one sync.Mutex
 	var stops []func()
 	for _, n := range m.f.Nodes {
-		stops = append(stops, agent.Watch(n.Switch, n.Name, "", see))
+		stops = append(stops, agent.Watch(n.Switch, n.Name, "", func(s agent.Sight) {
+			one.Lock()
+			defer one.Unlock()
+			see(s)
+		}))
 	}
 	return func() {
 		for _, stop := range stops {
@@ -117,135 +161,47 @@ func (m *memoryStage) Watch(ctx context.Context, see func(agent.Sight)) (func(),
 
 // KillNode makes the others lose a node, and find it again.
 func (m *memoryStage) KillNode(_ context.Context, node string) error {
+	m.mu.Lock()
 	m.f.Fail(node)
+	m.mu.Unlock()
 	time.Sleep(300 * time.Millisecond)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.f.Return(node)
 	return nil
 }
 
-func (m *memoryStage) AddNode(context.Context) (string, error) {
+func (m *memoryStage) AddNode(ctx context.Context) (string, error) {
+	m.mu.Lock()
 	n, err := m.f.AddNode()
+	if err == nil {
+		err = m.outside.connect(n)
+	}
+	m.mu.Unlock()
 	if err != nil {
 		return "", err
 	}
-	return n.Name, nil
+	if err := m.Apply(ctx, &cluster.Objects{Nodes: []*cluster.Node{{
+		Meta: cluster.Meta{Name: n.Name}, Addresses: n.Address, PodCIDRs: n.PodCIDRs,
+	}}}); err != nil {
+		return "", err
+	}
+	return n.Name, m.control.Store().Update(cluster.Local, func(tx *cluster.Txn) error {
+		tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: n.Name}, Ready: true})
+		return nil
+	})
 }
 
 func (m *memoryStage) Close() error {
+	m.stop()
+	m.wg.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
 	for _, p := range m.pods {
-		p.Detach()
-		errs = append(errs, p.stack.Close())
+		errs = append(errs, p.end())
 	}
+	errs = append(errs, m.outside.close())
 	m.f.Close()
-	return errors.Join(errs...)
-}
-
-// dialer opens a connection as a pod.
-type dialer func(ctx context.Context, network, address string) (net.Conn, error)
-
-// answer says the pod's name to everybody who connects. To who then says
-// "echo N", it sends back the N bytes that follow, as they come.
-func answer(l net.Listener, name string) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			if _, err := fmt.Fprintln(c, name); err != nil {
-				return
-			}
-			var n int64
-			r := bufio.NewReaderSize(c, 256<<10)
-			if _, err := fmt.Fscanf(r, "echo %d\n", &n); err != nil {
-				return // the caller wanted the name only
-			}
-			_, _ = io.CopyN(c, r, n) // what does not come back the caller misses
-		}()
-	}
-}
-
-// call connects and returns the first line that the other side says.
-func call(ctx context.Context, dial dialer, to netip.AddrPort) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	c, err := dial(ctx, "tcp", to.String())
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	deadline, _ := ctx.Deadline()
-	if err := c.SetDeadline(deadline); err != nil {
-		return "", err
-	}
-	line, err := bufio.NewReader(c).ReadString('\n')
-	return strings.TrimSpace(line), err
-}
-
-// stream sends bytes to answer, receives them again at the same time, and
-// compares checksums. Halfway through it calls half, if that is not nil.
-func stream(ctx context.Context, dial dialer, to netip.AddrPort, bytes int64, half func()) error {
-	c, err := dial(ctx, "tcp", to.String())
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-		return err
-	}
-	r := bufio.NewReaderSize(c, 256<<10)
-	if _, err := r.ReadString('\n'); err != nil {
-		return err
-	}
-	if _, err := fmt.Fprintf(c, "echo %d\n", bytes); err != nil {
-		return err
-	}
-	got := sha256.New()
-	received := make(chan error, 1)
-	go func() {
-		n, err := io.CopyN(got, r, bytes)
-		if err != nil {
-			err = fmt.Errorf("%d of %d bytes came back: %w", n, bytes, err)
-		}
-		received <- err
-	}()
-	sent, err := upload(c, bytes, half)
-	if err != nil {
-		c.Close() // ends the receiver
-		<-received
-		return err
-	}
-	if err := <-received; err != nil {
-		return err
-	}
-	if string(sent) != string(got.Sum(nil)) {
-		return fmt.Errorf("the sha256 of what came back is another one than of what was sent")
-	}
-	return nil
-}
-
-// upload sends bytes and returns their sha256. Halfway through it calls half,
-// if that is not nil.
-func upload(w io.Writer, bytes int64, half func()) ([]byte, error) {
-	sum := sha256.New()
-	buf := make([]byte, 256<<10)
-	for i := int64(0); i < bytes; i += int64(len(buf)) {
-		if half != nil && i >= bytes/2 {
-			half()
-			half = nil
-		}
-		for k := range 8 { // other bytes in every block
-			buf[k] = byte(i >> (8 * k))
-		}
-		n := min(int64(len(buf)), bytes-i)
-		sum.Write(buf[:n])
-		if _, err := w.Write(buf[:n]); err != nil {
-			return nil, fmt.Errorf("after %d of %d bytes: %w", i, bytes, err)
-		}
-	}
-	return sum.Sum(nil), nil
+	return errors.Join(append(errs, m.control.Close())...)
 }
