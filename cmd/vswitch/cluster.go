@@ -200,9 +200,13 @@ func newDown() *cobra.Command {
 
 func newApply() *cobra.Command {
 	var files []string
+	wait := true
 	c := &cobra.Command{
 		Use:   "apply -f FILE|DIR...",
 		Short: "Create or change objects of the running cluster",
+		Long: `Creates or changes objects, and returns when they are in force: when all nodes that are
+ready go by the services and endpoints that follow from them, or after two seconds with a
+warning. What takes longer, such as the start of a pod's process, is not waited for.`,
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			objects, err := load(c, files)
@@ -220,10 +224,16 @@ func newApply() *cobra.Command {
 			for _, r := range results {
 				fmt.Fprintln(c.OutOrStdout(), r)
 			}
+			if wait {
+				if err := client.WaitInForce(c.Context()); err != nil {
+					fmt.Fprintln(c.ErrOrStderr(), "warning: it is applied, but", err)
+				}
+			}
 			return nil
 		},
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
+	c.Flags().BoolVar(&wait, "wait", true, "return only when all nodes go by it")
 	_ = c.MarkFlagRequired("filename") // the flag exists
 	return c
 }

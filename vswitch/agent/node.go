@@ -40,6 +40,8 @@ type Node struct {
 	gossip *gossip.Gossip
 	uplink uint16         // port id of the link
 	store  *cluster.Store // what is desired
+	// revisions of the desired state that the node knows, and goes by
+	revisions *revisions
 
 	mu           sync.Mutex // guards what follows
 	compiler     Compiler
@@ -78,7 +80,7 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},
 		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}, refused: map[string]string{},
-		store: cluster.NewStore()}
+		store: cluster.NewStore(), revisions: newRevisions()}
 	n.services = NewServices(cfg.Services, cfg.Name, cfg.Labels[cluster.LabelZone])
 	defer func() {
 		if err != nil {
@@ -159,7 +161,7 @@ func (n *Node) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = n.sw.Run(ctx) })
 	if n.cfg.Control != "" {
-		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.feedLost) })
+		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.revisions.hear, n.feedLost) })
 		wg.Go(func() { n.followServices(ctx) })
 	}
 	wg.Go(func() {

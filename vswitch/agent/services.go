@@ -182,7 +182,9 @@ func (n *Node) followServices(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-w.C():
+		case <-n.revisions.news:
 		}
+		revision := n.revisions.heard.Load() // before the changes, which are at least those
 		c := w.Next()
 		n.mu.Lock()
 		if n.services.Apply(&c) {
@@ -190,6 +192,7 @@ func (n *Node) followServices(ctx context.Context) {
 			n.sw.Publish(n.compiler.Publish())
 		}
 		n.mu.Unlock()
+		n.revisions.enforce(revision)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,10 +79,11 @@ func TestFeed(t *testing.T) {
 	stop := serveFeed(t, store, socket)
 	ctx, cancel := context.WithCancel(t.Context())
 	lost := make(chan error, 10)
+	var heard atomic.Uint64
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		Follow(ctx, socket, follower, func(err error) { lost <- err })
+		Follow(ctx, socket, follower, heard.Store, func(err error) { lost <- err })
 	}()
 	until(t, store, follower)
 	putServices(t, store, 5, 10, "10.96.0.2")

@@ -43,6 +43,10 @@ func TestMain(m *testing.M) {
 			os.Exit(testEcho())
 		case "test-talk":
 			os.Exit(testTalk(os.Args[2], os.Args[3:]))
+		case "test-web":
+			os.Exit(testWeb(os.Args[2], os.Args[3]))
+		case "test-load":
+			os.Exit(testLoad(os.Args[2]))
 		case "test-health":
 			os.Exit(testHealth(os.Args[2]))
 		case "test-etc":
