@@ -212,6 +212,11 @@ func (d *decider) route(w *passage) Reason {
 		return Forwarded
 	}
 	hop := d.tables.Routes.Lookup(dst)
+	if hop != nil && hop.Kind == fib.Unreachable && w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&packet.TCPSyn == 0 {
+		// The address is one of this node's, so nobody else has it. TCP takes an
+		// ICMP error for a passing trouble (RFC 1122 4.2.3.9), and would wait.
+		return d.drop(BackendGone, "route", "{addr} is not there any more", "", dst)
+	}
 	if hop == nil || hop.Kind == fib.Unreachable {
 		return d.drop(NoRoute, "route", "nobody has {addr}", "", dst)
 	}

@@ -39,7 +39,8 @@ const (
 	// NoConnection: TCP to a service that is neither the first packet of a
 	// connection nor of one that is known.
 	NoConnection
-	// BackendGone: the connection's backend is not there any more.
+	// BackendGone: the connection's backend, or the pod that it is with, is not
+	// there any more.
 	BackendGone
 	NoSNATPort
 	// Untranslatable: a packet whose addresses cannot be changed (fragments of SCTP).

@@ -42,6 +42,9 @@ type Node struct {
 	store  *cluster.Store // what is desired
 	// revisions of the desired state that the node knows, and goes by
 	revisions *revisions
+	lost      chan struct{}  // receives when services have lost endpoints
+	over      chan struct{}  // closed when the node ends
+	prods     sync.WaitGroup // who sends prods
 
 	mu           sync.Mutex // guards what follows
 	compiler     Compiler
@@ -80,7 +83,8 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},
 		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}, refused: map[string]string{},
-		store: cluster.NewStore(), revisions: newRevisions()}
+		store: cluster.NewStore(), revisions: newRevisions(),
+		lost: make(chan struct{}, 1), over: make(chan struct{})}
 	n.services = NewServices(cfg.Services, cfg.Name, cfg.Labels[cluster.LabelZone])
 	defer func() {
 		if err != nil {
@@ -163,6 +167,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.cfg.Control != "" {
 		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.revisions.hear, n.feedLost) })
 		wg.Go(func() { n.followServices(ctx) })
+		wg.Go(func() { n.reviewConnections(ctx) })
 	}
 	wg.Go(func() {
 		again := time.NewTicker(tendEvery)
@@ -192,6 +197,8 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 func (n *Node) close() {
+	close(n.over)
+	n.prods.Wait()
 	if n.gossip != nil {
 		n.gossip.Close()
 	}

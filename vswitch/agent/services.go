@@ -193,6 +193,12 @@ func (n *Node) followServices(ctx context.Context) {
 		}
 		n.mu.Unlock()
 		n.revisions.enforce(revision)
+		if lostEndpoints(&c) {
+			select {
+			case n.lost <- struct{}{}:
+			default: // it has been told already
+			}
+		}
 	}
 }
 

@@ -45,6 +45,12 @@ func TestMain(m *testing.M) {
 			os.Exit(testTalk(os.Args[2], os.Args[3:]))
 		case "test-web":
 			os.Exit(testWeb(os.Args[2], os.Args[3]))
+		case "test-ticks":
+			os.Exit(testTicks(os.Args[2]))
+		case "test-die":
+			os.Exit(testDie(os.Args[2]))
+		case "test-hold":
+			os.Exit(testHold(os.Args[2]))
 		case "test-load":
 			os.Exit(testLoad(os.Args[2]))
 		case "test-health":
