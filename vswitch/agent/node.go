@@ -163,12 +163,13 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = n.sw.Run(ctx) })
 	if n.cfg.Control != "" {
 		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.revisions.hear, n.feedLost) })
 		wg.Go(func() { n.followServices(ctx) })
 		wg.Go(func() { n.reviewConnections(ctx) })
+		n.awaitServices(ctx)
 	}
+	wg.Go(func() { _ = n.sw.Run(ctx) })
 	wg.Go(func() {
 		again := time.NewTicker(tendEvery)
 		defer again.Stop()

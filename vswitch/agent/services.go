@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"vswitch/nat"
 	"vswitch/vswitch/cluster"
@@ -200,6 +201,17 @@ func (n *Node) followServices(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// servicesWithin bounds how long a node that starts waits for the services.
+const servicesWithin = 500 * time.Millisecond
+
+// awaitServices waits until the services are known, for a while: a node that
+// comes back must not refuse who asks for one of them meanwhile.
+func (n *Node) awaitServices(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, servicesWithin)
+	defer cancel()
+	_, _ = n.revisions.wait(ctx, 1) // those who wait still are answered by what there is
 }
 
 // feedLost notes that the node hears nothing new of services, or does again.

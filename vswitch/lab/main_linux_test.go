@@ -49,6 +49,10 @@ func TestMain(m *testing.M) {
 			os.Exit(testTicks(os.Args[2]))
 		case "test-die":
 			os.Exit(testDie(os.Args[2]))
+		case "test-udp":
+			os.Exit(testUDP(os.Args[2]))
+		case "test-answer":
+			os.Exit(testAnswer(os.Args[2], os.Args[3:]))
 		case "test-hold":
 			os.Exit(testHold(os.Args[2]))
 		case "test-load":
