@@ -114,6 +114,18 @@ func TestFeed(t *testing.T) {
 	if err := <-lost; err != nil {
 		t.Errorf("back again: %v", err)
 	}
+	// What nodes need not know is told by its revision.
+	if err := store.Update(cluster.Local, func(tx *cluster.Txn) error {
+		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "p"}})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for want, end := store.State().Revision, time.Now().Add(10*time.Second); heard.Load() != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("heard of revision %d, want %d", heard.Load(), want)
+		}
+	}
 	cancel()
 	<-done
 }
