@@ -176,7 +176,7 @@ func TestB16PodsDieAtRandom(t *testing.T) {
 	for _, pod := range []string{"client1", "client2"} {
 		holds = append(holds, inBackground(t, c, ExecRequest{Pod: pod, Command: []string{exe, "test-hold", addr}}))
 	}
-	period := 6 * time.Second
+	period := 4 * time.Second
 	if s := os.Getenv(deaths); s != "" {
 		var err error
 		if period, err = time.ParseDuration(s); err != nil {
