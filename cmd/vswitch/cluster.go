@@ -207,7 +207,7 @@ func newApply() *cobra.Command {
 		Long: `Creates or changes objects, and returns when they are in force: when all nodes that are
 ready go by the services and endpoints that follow from them, or after two seconds with a
 warning. What takes longer, such as the start of a pod's process, is not waited for.`,
-		Args:  cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			objects, err := load(c, files)
 			if err != nil {

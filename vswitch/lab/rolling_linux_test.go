@@ -73,22 +73,23 @@ func rolledOut(t testing.TB, c *Client, version string) {
 // to end, nor with such as do not.
 func TestRollingUpdate(t *testing.T) {
 	exe := thisProgram(t)
+	version := func(v, container string) string { return fmt.Sprintf(webService, v, container) }
+	c := clusterOf(t, 2, clientPods+version("one", ""))
+	url := "http://" + serviceAt(t, c, "web", "80") + "/"
 	web := `, command: [` + exe + `, test-web, ":8080", %s], readinessProbe: {httpGet: {port: 8080}}`
-	for name, container := range map[string]func(version string) string{
-		"built-in":    func(string) string { return "" },
-		"no_draining": func(v string) string { return fmt.Sprintf(web, v) },
+	for _, to := range []struct{ name, version, container string }{
+		{"built-in", "two", ""},
+		{"built-in to one that does not drain", "three", fmt.Sprintf(web, "three")},
+		{"no draining", "four", fmt.Sprintf(web, "four")},
 	} {
-		t.Run(name, func(t *testing.T) {
-			version := func(v string) string { return fmt.Sprintf(webService, v, container(v)) }
-			c := clusterOf(t, 2, clientPods+version("one"))
-			url := "http://" + serviceAt(t, c, "web", "80") + "/"
+		t.Run(to.name, func(t *testing.T) {
 			var loads []*background
 			for _, pod := range []string{"client1", "client2"} {
 				loads = append(loads, inBackground(t, c, ExecRequest{Pod: pod, Command: []string{exe, "test-load", url}}))
 			}
-			time.Sleep(200 * time.Millisecond)
-			apply(t, c, manifests(t, version("two")))
-			rolledOut(t, c, "two")
+			time.Sleep(100 * time.Millisecond)
+			apply(t, c, manifests(t, version(to.version, to.container)))
+			rolledOut(t, c, to.version)
 			time.Sleep(100 * time.Millisecond)
 			for _, l := range loads {
 				noneFailed(t, l, 50)
