@@ -10,6 +10,8 @@ import (
 // 404, 409 (conflict) or 500.
 //
 //	GET    /v1/status
+//	GET    /v1/desired?revision=REV        Desired, once the node goes by a state as new as that
+//	GET    /v1/pods/{namespace}/{name}/drained     when no young connection to the pod is left
 //	PUT    /v1/pods/{namespace}/{name}     PodRequest -> PodStatus; the same request again changes nothing
 //	DELETE /v1/pods/{namespace}/{name}
 //	PUT    /v1/ports/node                  PortRequest -> PortStatus; the same request again changes nothing
@@ -130,22 +132,31 @@ type Counters struct {
 
 // Status is a node's view of itself.
 type Status struct {
-	Name       string            `json:"name"`
-	Version    string            `json:"version"`
-	PID        int               `json:"pid"`
-	Started    time.Time         `json:"started"`
-	Ready      bool              `json:"ready"`
-	Problems   []string          `json:"problems,omitempty"` // sentences, each with its fix
-	NodePort   *PortStatus       `json:"nodePort,omitempty"` // nil: not attached
-	Underlay   netip.AddrPort    `json:"underlay"`
-	Gossip     netip.AddrPort    `json:"gossip"`
-	Addresses  []netip.Addr      `json:"addresses"`
-	PodCIDRs   []netip.Prefix    `json:"podCIDRs"`
-	Pods       int               `json:"pods"`
-	Peers      int               `json:"peers"`
-	Flows      int               `json:"flows"`
-	Generation uint32            `json:"generation"` // of the published tables
-	Drops      map[string]uint64 `json:"drops,omitempty"`
+	Name       string         `json:"name"`
+	Version    string         `json:"version"`
+	PID        int            `json:"pid"`
+	Started    time.Time      `json:"started"`
+	Ready      bool           `json:"ready"`
+	Problems   []string       `json:"problems,omitempty"` // sentences, each with its fix
+	NodePort   *PortStatus    `json:"nodePort,omitempty"` // nil: not attached
+	Underlay   netip.AddrPort `json:"underlay"`
+	Gossip     netip.AddrPort `json:"gossip"`
+	Addresses  []netip.Addr   `json:"addresses"`
+	PodCIDRs   []netip.Prefix `json:"podCIDRs"`
+	Pods       int            `json:"pods"`
+	Peers      int            `json:"peers"`
+	Flows      int            `json:"flows"`
+	Generation uint32         `json:"generation"` // of the published tables
+	// DesiredRevision is that of the cluster's desired state that the published
+	// tables go by; 0: nobody told the node yet.
+	DesiredRevision uint64            `json:"desiredRevision"`
+	Drops           map[string]uint64 `json:"drops,omitempty"`
+}
+
+// Desired is what of the cluster's desired state a node goes by.
+type Desired struct {
+	// Revision of the state, as its writer counts.
+	Revision uint64 `json:"revision"`
 }
 
 // NodeStatus is a node as another node, or itself, sees it.

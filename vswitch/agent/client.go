@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"syscall"
 )
 
@@ -38,6 +39,18 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // Status asks the node about itself.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.call(ctx, "GET", "/v1/status", nil, &s)
+}
+
+// WaitDesired waits until the node goes by a desired state that is at least as
+// new as revision, and returns the one that it goes by.
+func (c *Client) WaitDesired(ctx context.Context, revision uint64) (s Desired, err error) {
+	return s, c.call(ctx, "GET", "/v1/desired?revision="+strconv.FormatUint(revision, 10), nil, &s)
+}
+
+// WaitDrained waits until no connection to a pod is left that is young; see
+// Node.Drain. A pod that is not attached has none.
+func (c *Client) WaitDrained(ctx context.Context, namespace, name string) error {
+	return c.call(ctx, "GET", podPath(namespace, name)+"/drained", nil, nil)
 }
 
 // AttachPod attaches a pod, or confirms that it is attached.

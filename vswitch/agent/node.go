@@ -41,6 +41,11 @@ type Node struct {
 	uplink uint16         // port id of the link
 	store  *cluster.Store // what is desired
 	heard  chan struct{}  // has something after all of store was told anew
+	// revisions of the desired state that the node knows, and goes by
+	revisions *revisions
+	lost      chan struct{}  // receives when services have lost endpoints
+	over      chan struct{}  // closed when the node ends
+	prods     sync.WaitGroup // who sends prods
 
 	mu           sync.Mutex // guards what follows
 	compiler     Compiler
@@ -84,7 +89,8 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	n := &Node{cfg: cfg, log: log, started: time.Now(), pods: map[string]*attachedPod{}, peers: map[string]*peer{},
 		leases: map[string][]netip.Addr{}, portProblems: map[string]string{}, refused: map[string]string{},
-		store: cluster.NewStore(), heard: make(chan struct{}, 1), health: newHealthPorts(log), deaf: cfg.Control != ""}
+		store: cluster.NewStore(), heard: make(chan struct{}, 1), health: newHealthPorts(log), deaf: cfg.Control != "",
+		revisions: newRevisions(), lost: make(chan struct{}, 1), over: make(chan struct{})}
 	n.services = NewServices(cfg.Services, cfg.Name, cfg.Labels[cluster.LabelZone])
 	n.services.checked = n.health.set
 	n.compiler.SetStarting(n.deaf)
@@ -170,11 +176,12 @@ func (n *Node) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = n.sw.Run(ctx) })
 	if n.cfg.Control != "" {
-		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.feedLost) })
+		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.revisions.hear, n.feedLost) })
 		wg.Go(func() { n.followServices(ctx) })
+		wg.Go(func() { n.reviewConnections(ctx) })
 	}
+	wg.Go(func() { _ = n.sw.Run(ctx) })
 	wg.Go(func() {
 		again := time.NewTicker(tendEvery)
 		defer again.Stop()
@@ -203,6 +210,8 @@ func (n *Node) Run(ctx context.Context) error {
 }
 
 func (n *Node) close() {
+	close(n.over)
+	n.prods.Wait()
 	if n.gossip != nil {
 		n.gossip.Close()
 	}

@@ -147,7 +147,7 @@ func (n *Node) detach(p *attachedPod) {
 	n.unplug(p)
 	delete(n.pods, p.Namespace+"/"+p.Name)
 	for _, ip := range p.IPs {
-		n.conns.DeleteByAddr(packet.AddrFrom(ip))
+		n.prod(forgetPod(n.conns, packet.AddrFrom(ip)))
 	}
 	n.free(p.IPs)
 }

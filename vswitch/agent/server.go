@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"vswitch/overlay/gossip"
@@ -55,6 +56,21 @@ func (n *Node) handler() http.Handler {
 	get("/v1/routes", func() any { return n.Routes() })
 	get("/v1/neighbors", func() any { return n.Neighbors() })
 	get("/v1/flows", func() any { return n.Flows() })
+	mux.HandleFunc("GET /v1/desired", func(w http.ResponseWriter, r *http.Request) {
+		revision, err := strconv.ParseUint(r.URL.Query().Get("revision"), 10, 64)
+		if err != nil {
+			answer(w, nil, fmt.Errorf("%w: revision: %v", ErrBadRequest, err))
+			return
+		}
+		if revision, err = n.revisions.wait(r.Context(), revision); err == nil {
+			answer(w, Desired{Revision: revision}, nil)
+		}
+	})
+	mux.HandleFunc("GET /v1/pods/{namespace}/{name}/drained", func(w http.ResponseWriter, r *http.Request) {
+		if n.Drain(r.Context(), r.PathValue("namespace"), r.PathValue("name")) == nil {
+			answer(w, struct{}{}, nil)
+		}
+	})
 	mux.HandleFunc("PUT /v1/pods/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
 		var req PodRequest
 		if !decode(w, r, &req) {

@@ -205,17 +205,27 @@ func (n *Node) followServices(ctx context.Context) {
 		case <-n.heard:
 			heard = true
 		case <-w.C():
+		case <-n.revisions.news:
 		}
-		n.takeServices(w.Next(), heard)
+		revision := n.revisions.heard.Load() // before the changes, which are at least those
+		c := w.Next()
+		n.takeServices(&c, heard)
+		n.revisions.enforce(revision)
+		if lostEndpoints(&c) {
+			select {
+			case n.lost <- struct{}{}:
+			default: // it has been told already
+			}
+		}
 	}
 }
 
 // takeServices takes in what changed in services. heard tells that all of them
 // are known now.
-func (n *Node) takeServices(c cluster.Changes, heard bool) {
+func (n *Node) takeServices(c *cluster.Changes, heard bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	changed := n.services.Apply(&c)
+	changed := n.services.Apply(c)
 	if heard && n.deaf {
 		n.deaf, changed = false, true
 	}

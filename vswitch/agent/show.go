@@ -29,6 +29,7 @@ func (n *Node) Status() Status {
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
 	}
+	s.DesiredRevision, _ = n.revisions.present()
 	s.NodePort = n.ownStatus()
 	switch {
 	case n.feed != "":

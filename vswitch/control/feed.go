@@ -28,11 +28,14 @@ type update struct {
 	Objects *cluster.Objects `json:"objects,omitempty"`
 	Deleted []cluster.Ref    `json:"deleted,omitempty"`
 	Done    bool             `json:"done,omitempty"`
+	// Revision, with Done, is that of the State that the follower then knows.
+	Revision uint64 `json:"revision,omitempty"`
 }
 
 // Feed tells nodes what their data planes must know of the cluster: services and
 // their endpoints, as JSON lines, for as long as they listen. A node that comes
-// back gets the whole first.
+// back gets the whole first. A State that is new in other things only is told by
+// its revision, so that a node can say what of the cluster it goes by.
 func Feed(store *cluster.Store) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/jsonl")
@@ -42,10 +45,8 @@ func Feed(store *cluster.Store) http.Handler {
 		defer watch.Close()
 		for first := true; ; first = false {
 			c := watch.Next()
-			if first || len(c.Services)+len(c.EndpointSlices) > 0 {
-				if writeChanges(out, &c, first) != nil || flush.Flush() != nil {
-					return // the node hung up
-				}
+			if writeChanges(out, &c, first) != nil || flush.Flush() != nil {
+				return // the node hung up
 			}
 			select {
 			case <-r.Context().Done():
@@ -60,7 +61,9 @@ func Feed(store *cluster.Store) http.Handler {
 func writeChanges(out *json.Encoder, c *cluster.Changes, reset bool) error {
 	u := update{Reset: reset, Objects: &cluster.Objects{}}
 	line := func(done bool) error {
-		u.Done = done
+		if u.Done = done; done {
+			u.Revision = c.To.Revision
+		}
 		err := out.Encode(&u)
 		u = update{Objects: &cluster.Objects{}}
 		return err
@@ -99,10 +102,11 @@ func writeChanges(out *json.Encoder, c *cluster.Changes, reset bool) error {
 }
 
 // Follow keeps store's desired objects those of the feed at a unix socket, until
-// ctx ends. When the feed is lost, what it told last stays, and Follow asks
-// again; lost is told why, once for each loss, and nil when it is there, the
-// first time too, and store has the whole.
-func Follow(ctx context.Context, socket string, store *cluster.Store, lost func(error)) {
+// ctx ends. heard is told the feed's revision when store has it. When the feed is
+// lost, what it told last stays, and Follow asks again; lost is told why, once
+// for each loss, and nil when it is there, the first time too, and store has the
+// whole.
+func Follow(ctx context.Context, socket string, store *cluster.Store, heard func(revision uint64), lost func(error)) {
 	client := http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
@@ -112,7 +116,8 @@ func Follow(ctx context.Context, socket string, store *cluster.Store, lost func(
 	defer client.CloseIdleConnections()
 	wait, down, up := retryFirst, false, false
 	for ctx.Err() == nil {
-		err := followOnce(ctx, &client, store, func() {
+		err := followOnce(ctx, &client, store, func(revision uint64) {
+			heard(revision)
 			wait = retryFirst
 			if down || !up {
 				down, up = false, true
@@ -140,8 +145,9 @@ const (
 	retryMost  = 2 * time.Second
 )
 
-// followOnce reads one feed to its end. up is called when it has told the whole.
-func followOnce(ctx context.Context, client *http.Client, store *cluster.Store, up func()) error {
+// followOnce reads one feed to its end. up is called with the revision whenever
+// store has all that the feed told.
+func followOnce(ctx context.Context, client *http.Client, store *cluster.Store, up func(revision uint64)) error {
 	req, err := http.NewRequestWithContext(ctx, "GET", "http://cluster"+FeedPath, nil)
 	if err != nil {
 		return err
@@ -166,7 +172,7 @@ func followOnce(ctx context.Context, client *http.Client, store *cluster.Store, 
 		if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error { accept(tx, batch); return nil }); err != nil {
 			return err
 		}
-		up()
+		up(batch[len(batch)-1].Revision)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,10 +79,11 @@ func TestFeed(t *testing.T) {
 	stop := serveFeed(t, store, socket)
 	ctx, cancel := context.WithCancel(t.Context())
 	lost := make(chan error, 10)
+	var heard atomic.Uint64
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		Follow(ctx, socket, follower, func(err error) { lost <- err })
+		Follow(ctx, socket, follower, heard.Store, func(err error) { lost <- err })
 	}()
 	if err := <-lost; err != nil {
 		t.Errorf("at first: %v", err)
@@ -117,6 +119,18 @@ func TestFeed(t *testing.T) {
 	until(t, store, follower)
 	if err := <-lost; err != nil {
 		t.Errorf("back again: %v", err)
+	}
+	// What nodes need not know is told by its revision.
+	if err := store.Update(cluster.Local, func(tx *cluster.Txn) error {
+		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "p"}})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for want, end := store.State().Revision, time.Now().Add(10*time.Second); heard.Load() != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("heard of revision %d, want %d", heard.Load(), want)
+		}
 	}
 	cancel()
 	<-done

@@ -2,13 +2,19 @@ package lab
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // builtIn is the server that stands for a container without a command, so that
@@ -29,12 +35,26 @@ func (s *builtIn) answer(client net.Addr) string {
 	return fmt.Sprintf("%s on %s, client %s\n", s.Pod, s.Node, client)
 }
 
-// serve listens on all ports, calls ready, and serves until the process ends.
-// It returns only if it cannot listen.
+// drain bounds how long the server finishes what it has begun when it is told to
+// end.
+const drain = time.Second
+
+// serve listens on all ports, calls ready, and serves until the process is told
+// to end; then it answers the requests that it has, and ends the process. It
+// returns only if it cannot listen.
 func (s *builtIn) serve(ready func()) error {
-	web := &handover{conns: make(chan net.Conn)}
+	web := &handover{conns: make(chan net.Conn), closed: make(chan struct{})}
 	server := &http.Server{Handler: http.HandlerFunc(s.serveHTTP), ReadHeaderTimeout: 10 * time.Second}
 	go server.Serve(web)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM)
+	go func() {
+		<-signals
+		ctx, cancel := context.WithTimeout(context.Background(), drain)
+		defer cancel()
+		server.Shutdown(ctx)
+		os.Exit(0)
+	}()
 	for _, port := range s.TCP {
 		// A wildcard address takes clients of both families.
 		ln, err := net.Listen("tcp", ":"+strconv.Itoa(int(port)))
@@ -70,7 +90,7 @@ func (s *builtIn) serveTCP(ln net.Listener, web *handover) {
 			first, _ := c.r.Peek(4)
 			c.SetReadDeadline(time.Time{})
 			if isHTTP(first) {
-				web.conns <- c
+				web.take(c)
 				return
 			}
 			s.serveOther(c)
@@ -129,8 +149,33 @@ type bufferedConn struct {
 func (c *bufferedConn) Read(p []byte) (int, error) { return c.r.Read(p) }
 
 // handover is a listener whose connections were accepted elsewhere.
-type handover struct{ conns chan net.Conn }
+type handover struct {
+	conns  chan net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
 
-func (h *handover) Accept() (net.Conn, error) { return <-h.conns, nil }
-func (h *handover) Close() error              { return nil }
-func (h *handover) Addr() net.Addr            { return &net.TCPAddr{} }
+// take gives the listener a connection. One that comes after the end is closed.
+func (h *handover) take(c net.Conn) {
+	select {
+	case h.conns <- c:
+	case <-h.closed:
+		c.Close()
+	}
+}
+
+func (h *handover) Accept() (net.Conn, error) {
+	select {
+	case c := <-h.conns:
+		return c, nil
+	case <-h.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (h *handover) Close() error {
+	h.once.Do(func() { close(h.closed) })
+	return nil
+}
+
+func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }

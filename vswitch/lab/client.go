@@ -126,6 +126,12 @@ func (c *Client) ApplyWith(ctx context.Context, o *cluster.Objects, opts control
 	return r, c.call(ctx, "POST", "/v1/apply", applyRequest{o, opts}, &r)
 }
 
+// WaitInForce waits until the data planes of all nodes that are ready go by the
+// State of now, for at most two seconds. The error names a node that does not.
+func (c *Client) WaitInForce(ctx context.Context) error {
+	return c.call(ctx, "GET", "/v1/inforce", nil, nil)
+}
+
 // Delete removes objects; their pods are told to end.
 func (c *Client) Delete(ctx context.Context, refs []cluster.Ref) error {
 	return c.call(ctx, "POST", "/v1/delete", refs, nil)

@@ -59,6 +59,9 @@ func (s *supervisor) handler() http.Handler {
 	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.nodeStatus(), nil) })
 	mux.HandleFunc("GET /v1/state", s.serveState)
 	mux.Handle("GET "+control.FeedPath, control.Feed(s.store))
+	mux.HandleFunc("GET /v1/inforce", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, struct{}{}, s.inForce(r.Context(), s.store.State().Revision))
+	})
 	mux.HandleFunc("GET /v1/logs", s.serveLogs)
 	mux.HandleFunc("POST /v1/apply", func(w http.ResponseWriter, r *http.Request) {
 		req := applyRequest{Objects: &cluster.Objects{}}

@@ -43,6 +43,20 @@ func TestMain(m *testing.M) {
 			os.Exit(testEcho())
 		case "test-talk":
 			os.Exit(testTalk(os.Args[2], os.Args[3:]))
+		case "test-web":
+			os.Exit(testWeb(os.Args[2], os.Args[3]))
+		case "test-ticks":
+			os.Exit(testTicks(os.Args[2]))
+		case "test-die":
+			os.Exit(testDie(os.Args[2]))
+		case "test-udp":
+			os.Exit(testUDP(os.Args[2]))
+		case "test-answer":
+			os.Exit(testAnswer(os.Args[2], os.Args[3:]))
+		case "test-hold":
+			os.Exit(testHold(os.Args[2]))
+		case "test-load":
+			os.Exit(testLoad(os.Args[2]))
 		case "test-health":
 			os.Exit(testHealth(os.Args[2]))
 		case "test-etc":

@@ -31,6 +31,8 @@ type pod struct {
 	stop context.CancelFunc
 	done chan struct{} // closed when nothing of the pod is left
 
+	leaving bool // leave was called; guarded by sup.mu
+
 	inits, mains []*container // of which sidecars are inits
 
 	wire sync.Mutex // held while the pod is attached again, or for the last time detached

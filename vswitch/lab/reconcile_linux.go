@@ -39,12 +39,12 @@ func (s *supervisor) reconcile() {
 		case p == nil && spec.Node != "" && s.nodeLocked(spec.Node) != nil:
 			s.startPod(spec)
 		case p != nil && (p.spec.UID != spec.UID || !spec.Deleted.IsZero()):
-			p.stop()
+			p.leave(state)
 		}
 	}
 	for key, p := range s.pods {
 		if state.Pod(key) == nil {
-			p.stop()
+			p.leave(state)
 		}
 	}
 }

@@ -159,7 +159,8 @@ func (s *supervisor) attend(conn net.Conn, detached chan struct{}) {
 }
 
 // bringUp starts everything, tells the command how it goes, and returns when
-// all nodes are ready and know each other, and each pod has started or cannot.
+// all nodes are ready, know each other and the services, and each pod has started
+// or cannot.
 func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 	wait := s.options.Wait
 	if wait == 0 {
@@ -177,6 +178,9 @@ func (s *supervisor) bringUp(conn net.Conn, w *cluster.Watcher) error {
 			}
 		}
 		if s.nodeProblem() == nil && s.meetProblem() == nil && settled(state) {
+			if err := s.inForce(s.ctx, state.Revision); err != nil {
+				writeMessage(conn, message{Line: err.Error()})
+			}
 			writeMessage(conn, message{Ready: true})
 			return nil
 		}

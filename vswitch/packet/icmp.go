@@ -95,24 +95,8 @@ func (b *Batch) TCPReset(buf []byte, p *Packet) int {
 		return 0
 	}
 	t := p.Tuple.Reverse()
-	frame := b.Frame(p)
-	in := frame[p.L4:]
-	var l []byte
-	n := 0
-	if t.Src.Is4() {
-		putEtherType(buf, EtherTypeIPv4)
-		putIPv4(buf[EthernetLen:], ipv4HeaderBytes+20, ProtoTCP, &t.Src, t.Dst[12:])
-		n = EthernetLen + ipv4HeaderBytes
-	} else {
-		putEtherType(buf, EtherTypeIPv6)
-		putIPv6(buf[EthernetLen:], 20, ProtoTCP, &t.Src, t.Dst[:])
-		n = EthernetLen + ipv6HeaderBytes
-	}
-	l = buf[n : n+20]
-	clear(l)
-	binary.BigEndian.PutUint16(l[0:2], t.SrcPort)
-	binary.BigEndian.PutUint16(l[2:4], t.DstPort)
-	l[12], l[13] = 5<<4, TCPRst
+	in := b.Frame(p)[p.L4:]
+	l, n := putTCP(buf, &t, TCPRst)
 	if p.TCPFlags&TCPAck != 0 {
 		copy(l[4:8], in[8:12]) // our sequence number is what they acknowledged
 	} else {
@@ -126,8 +110,43 @@ func (b *Batch) TCPReset(buf []byte, p *Packet) int {
 		binary.BigEndian.PutUint32(l[8:12], binary.BigEndian.Uint32(in[4:8])+length)
 		l[13] |= TCPAck
 	}
+	putTCPSum(l, &t)
+	return n
+}
+
+// BareAck writes a TCP ACK without data into buf, as a frame whose Ethernet addresses
+// are left zero, and returns its length. buf must have room for 74 bytes.
+func BareAck(buf []byte, t *Tuple, seq, ack uint32) int {
+	l, n := putTCP(buf, t, TCPAck)
+	binary.BigEndian.PutUint32(l[4:8], seq)
+	binary.BigEndian.PutUint32(l[8:12], ack)
+	putTCPSum(l, t)
+	return n
+}
+
+// putTCP writes the headers of a TCP segment without options and data, and
+// returns its TCP header, without sequence numbers and checksum, and the length
+// of the frame.
+func putTCP(buf []byte, t *Tuple, flags uint8) (l []byte, n int) {
+	if t.Src.Is4() {
+		putEtherType(buf, EtherTypeIPv4)
+		putIPv4(buf[EthernetLen:], ipv4HeaderBytes+20, ProtoTCP, &t.Src, t.Dst[12:])
+		n = EthernetLen + ipv4HeaderBytes
+	} else {
+		putEtherType(buf, EtherTypeIPv6)
+		putIPv6(buf[EthernetLen:], 20, ProtoTCP, &t.Src, t.Dst[:])
+		n = EthernetLen + ipv6HeaderBytes
+	}
+	l = buf[n : n+20]
+	clear(l)
+	binary.BigEndian.PutUint16(l[0:2], t.SrcPort)
+	binary.BigEndian.PutUint16(l[2:4], t.DstPort)
+	l[12], l[13] = 5<<4, flags
+	return l, n + 20
+}
+
+func putTCPSum(l []byte, t *Tuple) {
 	binary.BigEndian.PutUint16(l[16:18], ^Fold(Sum(l, PseudoSum(&t.Src, &t.Dst, ProtoTCP, 20))))
-	return n + 20
 }
 
 // EchoReply turns an ICMP echo request into its reply in place: type,
