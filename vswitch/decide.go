@@ -230,12 +230,20 @@ func (d *decider) route(w *passage) Reason {
 		return d.drop(Blackholed, "route", "{addr} is a blackhole", "", dst)
 	}
 	if p.Tuple.Flags&packet.Routed == 0 {
-		// Bridged: the frame must be for the pod that the packet is for.
-		if hop.Kind != fib.Pod || [6]byte(w.b.Buf[p.Off:]) != hop.MAC {
-			return d.drop(UnknownMAC, "bridge", "no pod of this node has that MAC and {addr}", "", dst)
+		// Bridged: the frame must be for the pod that the packet is for. One whose
+		// destination was translated, as a pod's address may be a service's, too,
+		// was for that pod, and is routed on.
+		owner := hop
+		if *dst != w.came.Dst {
+			owner = d.tables.Routes.Lookup(&w.came.Dst)
 		}
-		d.did("bridge", "{addr} is {name} on this node", hop.Name, dst)
-		return Forwarded
+		if owner == nil || owner.Kind != fib.Pod || [6]byte(w.b.Buf[p.Off:]) != owner.MAC {
+			return d.drop(UnknownMAC, "bridge", "no pod of this node has that MAC and {addr}", "", &w.came.Dst)
+		}
+		if owner == hop {
+			d.did("bridge", "{addr} is {name} on this node", hop.Name, dst)
+			return Forwarded
+		}
 	}
 	if ((hop.Kind == fib.Peer || hop.Kind == fib.Outside) && p.In >= packet.PeerBase || hop.Kind != fib.Pod && p.In == hop.Port) && !w.turns() {
 		// From one peer to another: the ranges are not ours, and a loop would

@@ -131,7 +131,8 @@ func (w *worker) known(p *packet.Packet, f *nat.Flow, info *PortInfo) bool {
 	if info.Kind == PortPod && [6]byte(frame[6:12]) != info.MAC {
 		return false
 	}
-	if p.Tuple.Flags&packet.Routed == 0 && [6]byte(frame[:6]) != f.DstMAC {
+	// A flow with another destination has that one's MAC; decide saw the frame's.
+	if p.Tuple.Flags&packet.Routed == 0 && [6]byte(frame[:6]) != f.DstMAC && f.Flags&nat.Rewrites == 0 {
 		return false
 	}
 	if f.LastSeen != w.seconds {
