@@ -297,14 +297,14 @@ func TestB04NodesDie(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 	}
 	for _, l := range loads {
-		noneFailed(t, l, 20)
+		noneFailed(t, l, 8)
 	}
 	for _, h := range holds {
 		var r holdReport
 		if err := json.Unmarshal([]byte(h.end(t)), &r); err != nil {
 			t.Fatalf("%v: %s", err, h.out)
 		}
-		if r.Resets > 0 || r.Connections != 12 || r.Ticks < 24 {
+		if r.Resets > 0 || r.Connections != 12 || r.Ticks < 12 {
 			t.Errorf("of %d connections %d ended, %d ticks came", r.Connections, r.Resets, r.Ticks)
 		}
 	}
