@@ -222,7 +222,10 @@ func BenchmarkPodChange(b *testing.B) {
 	done := make(chan struct{}, 3)
 	go func() { _ = srv.Serve(l); done <- struct{}{} }() // ends with Close
 	go func() { c.Run(ctx); done <- struct{}{} }()
-	go func() { control.Follow(ctx, l.Addr().String(), follower, func(uint64) {}, func(error) {}); done <- struct{}{} }()
+	go func() {
+		control.Follow(ctx, l.Addr().String(), follower, func(uint64) {}, func(error) {})
+		done <- struct{}{}
+	}()
 	b.Cleanup(func() {
 		cancel()
 		srv.Close()
