@@ -45,9 +45,9 @@ func tcpOf(t *testing.T, r *rig, from string) *layers.TCP {
 // address that it knows, and for its own ACK an RST with that number.
 func TestProd(t *testing.T) {
 	for name, c := range map[string]struct{ dst, out, answers string }{
-		"service, pod of this node": {vip, "b", podB},
-		"service, other node":       {vip, "overlay", remote},
-		"pod of this node":          {podB, "b", podB},
+		"service, pod of this node":  {vip, "b", podB},
+		"service, node that is gone": {vip, "overlay", remote},
+		"pod of this node":           {podB, "b", podB},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -68,6 +68,8 @@ func TestProd(t *testing.T) {
 				r.tables.Ports[r.ids["b"]] = nil
 				r.tables.Routes = r.tables.Routes.Delete(prefix(podB + "/32"))
 				r.sw.Conns().DeleteByAddr(addr(podB))
+			} else { // a node that is there would find out itself
+				r.tables.Routes = r.tables.Routes.Delete(prefix("10.244.2.0/24"))
 			}
 			r.serve(0)
 			r.sw.Prod([]Prod{ProdClient(&info)})

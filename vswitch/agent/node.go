@@ -181,7 +181,6 @@ func (n *Node) Run(ctx context.Context) error {
 		wg.Go(func() { n.followServices(ctx) })
 		wg.Go(func() { n.reviewConnections(ctx) })
 	}
-	wg.Go(func() { _ = n.sw.Run(ctx) })
 	wg.Go(func() {
 		again := time.NewTicker(tendEvery)
 		defer again.Stop()
@@ -197,6 +196,10 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		}
 	})
+	wg.Go(func() {
+		n.settle(ctx)
+		_ = n.sw.Run(ctx)
+	})
 	err := n.serve(ctx)
 	cancel()
 	leave, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -207,6 +210,32 @@ func (n *Node) Run(ctx context.Context) error {
 	wg.Wait()
 	n.close()
 	return err
+}
+
+// settleWithin bounds how long a node that starts does not forward.
+const settleWithin = 500 * time.Millisecond
+
+// settle waits, for a while, until the node knows its peers and the services.
+// Packets wait meanwhile at the ports, where one that came back and knew nobody
+// would refuse them.
+func (n *Node) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for {
+		n.mu.Lock()
+		settled := !n.deaf && (len(n.cfg.Gossip.Join) == 0 || len(n.peers) > 0)
+		n.mu.Unlock()
+		if settled {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+	}
 }
 
 func (n *Node) close() {
