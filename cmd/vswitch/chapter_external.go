@@ -153,7 +153,7 @@ func untilSilent(ctx context.Context, s stage, at netip.AddrPort) error {
 func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.AddrPort) error {
 	no, err := s.Healthy(ctx, without)
 	if errors.Is(err, errNoHealth) {
-		d.detail("left out: health checks at port %d: %s", with.Port(), d.noHealth())
+		d.detail("left out: health checks at port %d: a node in memory is no process", with.Port())
 		return nil
 	}
 	if err != nil {
@@ -168,14 +168,6 @@ func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.Ad
 		return fmt.Errorf("health checks say %d on node1 and %d on node2; 503 and 200 are right", no, yes)
 	}
 	return nil
-}
-
-// noHealth says why nobody answers health checks.
-func (d *demo) noHealth() string {
-	if d.inMemory {
-		return "a node in memory is no process"
-	}
-	return "these nodes do not answer them"
 }
 
 // imbalance measures who gets how much where nodes have different numbers of pods.

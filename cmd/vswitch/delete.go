@@ -1,0 +1,72 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/kube"
+)
+
+func newDelete() *cobra.Command {
+	var files []string
+	var namespace string
+	c := &cobra.Command{
+		Use:   "delete (-f FILE|DIR... | KIND NAME...)",
+		Short: "Delete objects of the running cluster",
+		Example: `  vswitch delete -f pods.yaml
+  vswitch delete pod web-1 -n shop
+  vswitch delete service web -n shop`,
+		ValidArgsFunction: completeDelete,
+		RunE: func(c *cobra.Command, args []string) error {
+			refs, err := refsOf(c, files, namespace, args)
+			if err != nil {
+				return err
+			}
+			client, err := open(c)
+			if err != nil {
+				return err
+			}
+			if err := client.Delete(c.Context(), refs); err != nil {
+				return input(err)
+			}
+			for _, r := range refs {
+				fmt.Fprintf(c.OutOrStdout(), "%s/%s deleted\n", r.Kind.Resource(), r.Name)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
+	c.Flags().StringVarP(&namespace, "namespace", "n", "default", "namespace of the objects")
+	completeFlag(c, "namespace", completeNamespaces)
+	return c
+}
+
+// refsOf returns what a delete command names.
+func refsOf(c *cobra.Command, files []string, namespace string, args []string) (refs []cluster.Ref, err error) {
+	switch {
+	case len(files) > 0 && len(args) == 0:
+		// What has no effect matters no more.
+		objects, _, err := kube.Load(files, c.InOrStdin())
+		if err != nil {
+			return nil, bad(err)
+		}
+		return objects.Refs(), nil
+	case len(files) == 0 && len(args) >= 2:
+		kind, ok := cluster.ParseKind(args[0])
+		if !ok {
+			return nil, bad(fmt.Errorf("%q is no kind of object; use pod, deployment, service, node or namespace", args[0]))
+		}
+		for _, name := range args[1:] {
+			r := cluster.Ref{Kind: kind, Key: cluster.Key{Namespace: namespace, Name: name}}
+			if !kind.Namespaced() {
+				r.Namespace = ""
+			}
+			refs = append(refs, r)
+		}
+		return refs, nil
+	}
+	return nil, bad(errors.New("name what to delete: -f FILE, or a kind and names"))
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/lab"
+)
+
+// defaultNodes is how many nodes a cluster has if the manifests name none.
+const defaultNodes = 3
+
+func newUp() *cobra.Command {
+	o := lab.Options{Config: agent.Default()}
+	var files, clusterCIDRs, nodeCIDRs []string
+	var services serviceFlags
+	c := &cobra.Command{
+		Use:   "up [-f FILE|DIR]... [--nodes N]",
+		Short: "Start a cluster on this machine, without root",
+		Long: `Starts a cluster: a node process for every Node, and the containers of every Pod and
+Deployment as processes in network namespaces of their own. Images are ignored; a pod
+without a command answers its own name on each containerPort.
+
+Services get cluster IPs, node ports and load balancer addresses (172.30.0.0/24 and
+fd00:10:30::/112), and work from pods, nodes ('vswitch exec node/NODE') and outside
+('vswitch exec outside'). What one cannot be given is told by 'vswitch status'.
+
+The cluster runs until Ctrl-C, or with --detach until 'vswitch down'.
+
+  vswitch up --nodes 3
+  vswitch up -f ./k8s --detach
+  cat pods.yaml | vswitch up -f -
+
+Exit codes: 0 it was taken down, or with --detach, it is up; 1 it failed; 2 the input is
+wrong: then nothing was started, or it is the command of a pod that cannot be started,
+and all else was.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if o.Objects, err = load(c, files); err != nil {
+				return err
+			}
+			if o.Name, err = c.Flags().GetString("name"); err != nil {
+				return err
+			}
+			for _, p := range []struct {
+				flag string
+				in   []string
+				out  *[]netip.Prefix
+			}{{"cluster-cidr", clusterCIDRs, &o.Config.ClusterCIDRs}, {"node-cidr", nodeCIDRs, &o.NodeCIDRs}} {
+				if err := parsePrefixes(p.flag, p.in, p.out); err != nil {
+					return bad(err)
+				}
+			}
+			if err := services.to(&o.Config.Services); err != nil {
+				return bad(err)
+			}
+			return up(c, o)
+		},
+	}
+	f := c.Flags()
+	f.StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
+	f.IntVar(&o.Nodes, "nodes", defaultNodes, "number of nodes, if the manifests name none")
+	f.BoolVarP(&o.Detach, "detach", "d", false, "return when the cluster is up, and leave it running")
+	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
+	f.StringArrayVar(&nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64)")
+	services.add(f, "")
+	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay); a larger one, up to 65521, is faster on a node, and across nodes path MTU discovery finds what fits")
+	return c
+}
+
+func up(c *cobra.Command, o lab.Options) error {
+	out := c.OutOrStdout()
+	o.Progress = func(line string) { fmt.Fprintln(out, line) }
+	client, err := lab.Start(c.Context(), o)
+	if err != nil {
+		return input(err)
+	}
+	defer client.Close()
+	if err := printStatus(c.Context(), out, client); err != nil {
+		return err
+	}
+	pods, err := client.Pods(c.Context())
+	if err != nil {
+		return err
+	}
+	if o.Detach {
+		fmt.Fprintf(out, "\nIt runs until '%s'.\n", command(o.Name, "down"))
+		return unstartable(pods)
+	}
+	fmt.Fprintf(out, "\nPress Ctrl-C to take it down. In another terminal:\n  %s\n  %s\n\n",
+		command(o.Name, "get pods -A"), command(o.Name, "exec NAMESPACE/POD -- sh"))
+	go live(c.Context(), out, client)
+	ended := make(chan error, 1)
+	go func() { ended <- client.Wait() }()
+	select {
+	case err = <-ended:
+		if err == nil {
+			fmt.Fprintln(out, "it was taken down")
+		}
+	case <-c.Context().Done():
+		fmt.Fprintln(out, "taking it down")
+		client.Close()
+		err = <-ended
+	}
+	if err != nil {
+		return err
+	}
+	return unstartable(pods)
+}
+
+// unstartable says by its exit code that the command of a pod cannot be started,
+// which is the input's fault, though the rest runs. The status names the pod.
+func unstartable(pods []*cluster.Pod) error {
+	for _, p := range pods {
+		for _, s := range p.Statuses {
+			if !s.Running && s.ExitCode == lab.ExitNotStarted {
+				return &exitError{code: exitBad}
+			}
+		}
+	}
+	return nil
+}
