@@ -68,17 +68,21 @@ func answer(l net.Listener, name string) {
 	}
 }
 
-// greeting reads what answer says first.
+// greeting reads what answer says first: a name, and the client as it is seen. The
+// built-in server has some more words between.
 func greeting(c net.Conn, r *bufio.Reader) (out reply, err error) {
 	line, err := r.ReadString('\n')
 	if err != nil {
 		return reply{}, err
 	}
-	name, client, ok := strings.Cut(strings.TrimSpace(line), " ")
-	if out.Seen, err = netip.ParseAddrPort(client); err != nil || !ok {
-		return reply{}, fmt.Errorf("%q is no answer of a pod of the demo", line)
+	words := strings.Fields(line)
+	if len(words) < 2 {
+		return reply{}, fmt.Errorf("%q is no answer of a pod", line)
 	}
-	out.Pod = name
+	if out.Seen, err = netip.ParseAddrPort(words[len(words)-1]); err != nil {
+		return reply{}, fmt.Errorf("%q is no answer of a pod", line)
+	}
+	out.Pod = words[0]
 	out.Local, err = netip.ParseAddrPort(c.LocalAddr().String())
 	return out, err
 }
