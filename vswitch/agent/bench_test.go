@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -80,7 +81,10 @@ func following(tb testing.TB, store *cluster.Store) *vswitch.Switch {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{sw: sw, store: store, services: NewServices(ServiceConfig{CIDRs: prefixes("10.96.0.0/12")}, "node1", "")}
+	n := &Node{
+		sw: sw, store: store, services: NewServices(ServiceConfig{CIDRs: prefixes("10.96.0.0/12")}, "node1", ""),
+		revisions: newRevisions(), health: newHealthPorts(slog.New(slog.DiscardHandler)), lost: make(chan struct{}, 1),
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{}, 2)
 	go func() { _ = sw.Run(ctx); done <- struct{}{} }() // ends with ctx

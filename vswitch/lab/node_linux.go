@@ -178,6 +178,10 @@ func (n *node) runOnce() string {
 		select {
 		case <-ended:
 		case <-n.ctx.Done():
+			if n.sup.ctx.Err() != nil { // all go down; there is nobody to take leave of
+				cmd.Process.Kill()
+				return
+			}
 			cmd.Process.Signal(unix.SIGTERM)
 			killWithin(cmd.Process, 4*time.Second, ended)
 		}
