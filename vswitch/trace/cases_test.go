@@ -6,55 +6,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/kube/kubetest"
 )
-
-// cases reads a file of expected behaviour that is not part of the project, or
-// skips the test where it is not at hand.
-func cases(t *testing.T, name string, v any) {
-	t.Helper()
-	dir := casesDir(t)
-	data, err := os.ReadFile(filepath.Join(dir, name))
-	if os.IsNotExist(err) && os.Getenv("VSWITCH_CASES") == "" {
-		t.Skipf("there is no %s in %s; VSWITCH_CASES may name another directory", name, dir)
-	}
-	if err == nil {
-		err = json.Unmarshal(data, v)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// casesDir returns where expected behaviour is found: shared/cases beside the
-// module's root directory, or what VSWITCH_CASES says.
-func casesDir(t *testing.T) string {
-	t.Helper()
-	if dir := os.Getenv("VSWITCH_CASES"); dir != "" {
-		return dir
-	}
-	root, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
-			return filepath.Join(filepath.Dir(root), "shared", "cases")
-		}
-		up := filepath.Dir(root)
-		if up == root {
-			t.Fatal("no go.mod here or above")
-		}
-		root = up
-	}
-}
 
 // kubeProxyFlow is a packet, and what kube-proxy makes of it.
 type kubeProxyFlow struct {
@@ -89,7 +48,7 @@ type kubeProxyGroup struct {
 // what, and differs has the same as a rule.
 func TestCasesKubeProxy(t *testing.T) {
 	var file struct{ Groups []kubeProxyGroup }
-	cases(t, "kubeproxy-flows.json", &file)
+	kubetest.Cases(t, "kubeproxy-flows.json", &file)
 	right, explained := 0, map[string]int{}
 	for _, g := range file.Groups {
 		if !g.Viewpoint.LocalDetector {
@@ -202,7 +161,7 @@ func TestCasesNetpol(t *testing.T) {
 			}
 		}
 	}
-	cases(t, "netpol-e2e.json", &file)
+	kubetest.Cases(t, "netpol-e2e.json", &file)
 	probes := 0
 	for _, k := range file.Cases {
 		var b strings.Builder
