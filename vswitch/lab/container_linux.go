@@ -82,6 +82,12 @@ func (c *container) runOnce(ctx context.Context) (code int, again bool) {
 		c.end(proc, i.grace)
 	}
 	proc.killRest()
+	// All that it wrote is in its log before the next run begins another, unless
+	// a process that got away keeps the pipe open.
+	select {
+	case <-proc.logged:
+	case <-time.After(time.Second):
+	}
 	over()
 	<-probed
 	word := "Error"
@@ -122,10 +128,12 @@ func (c *container) start() (*process, error) {
 		})
 	}
 	// The log ends with the last process that can write to it.
+	logged := make(chan struct{})
 	defer func() {
 		go func() {
 			copies.Wait()
 			log.end()
+			close(logged)
 		}()
 	}()
 	proc, err := startProcess(c.pod.ns, spec, stdio, false)
@@ -133,6 +141,7 @@ func (c *container) start() (*process, error) {
 		log.note("%v", err)
 		return nil, err
 	}
+	proc.logged = logged
 	c.pod.mu.Lock()
 	c.proc, c.problem = proc, ""
 	c.started = c.spec.Startup == nil

@@ -41,6 +41,8 @@ type process struct {
 	mounts *os.File
 	done   chan struct{} // closed when it ended and result is set
 	result exitStatus
+	// logged is closed when all that it wrote is in its log; nil if it has none.
+	logged chan struct{}
 }
 
 // exitStatus is how a process ended.
