@@ -59,7 +59,13 @@ func (m *Meta) Key() Key { return Key{m.Namespace, m.Name} }
 func (m *Meta) meta() *Meta { return m }
 
 // Namespace groups objects; policy selects it by label.
-type Namespace struct{ Meta }
+type Namespace struct {
+	Meta
+	// IsolatesIngress is the DefaultDeny isolation of the annotation
+	// net.beta.kubernetes.io/network-policy: its pods hear only what a policy
+	// allows.
+	IsolatesIngress bool `json:"isolatesIngress,omitempty"`
+}
 
 // Node is a machine, or a process that plays one.
 type Node struct {

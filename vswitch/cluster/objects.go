@@ -7,13 +7,15 @@ type Kind string
 
 // Kinds of objects.
 const (
-	KindNamespace     Kind = "Namespace"
-	KindNode          Kind = "Node"
-	KindPod           Kind = "Pod"
-	KindDeployment    Kind = "Deployment"
-	KindService       Kind = "Service"
-	KindEndpointSlice Kind = "EndpointSlice"
-	KindEndpoints     Kind = "Endpoints"
+	KindNamespace            Kind = "Namespace"
+	KindNode                 Kind = "Node"
+	KindPod                  Kind = "Pod"
+	KindDeployment           Kind = "Deployment"
+	KindService              Kind = "Service"
+	KindEndpointSlice        Kind = "EndpointSlice"
+	KindEndpoints            Kind = "Endpoints"
+	KindNetworkPolicy        Kind = "NetworkPolicy"
+	KindClusterNetworkPolicy Kind = "ClusterNetworkPolicy"
 )
 
 // kindNames are the names people use for each kind: resource, plural, short.
@@ -30,6 +32,8 @@ var kindNames = []struct {
 	{KindService, "service", "service services svc", true},
 	{KindEndpointSlice, "endpointslice.discovery.k8s.io", "endpointslice endpointslices endpointslice.discovery.k8s.io endpointslices.discovery.k8s.io", true},
 	{KindEndpoints, "endpoints", "endpoints ep", true},
+	{KindNetworkPolicy, "networkpolicy.networking.k8s.io", "networkpolicy networkpolicies netpol policy policies networkpolicy.networking.k8s.io networkpolicies.networking.k8s.io", true},
+	{KindClusterNetworkPolicy, "clusternetworkpolicy.policy.networking.k8s.io", "clusternetworkpolicy clusternetworkpolicies cnp clusternetworkpolicy.policy.networking.k8s.io clusternetworkpolicies.policy.networking.k8s.io", false},
 }
 
 // ParseKind returns the kind that a person means by name: "po", "pods", "Pod".
@@ -84,13 +88,16 @@ type Objects struct {
 	Services       []*Service       `json:"services,omitempty"`
 	EndpointSlices []*EndpointSlice `json:"endpointSlices,omitempty"`
 	// Endpoints are those that somebody wrote.
-	Endpoints []*Endpoints `json:"endpoints,omitempty"`
+	Endpoints              []*Endpoints            `json:"endpoints,omitempty"`
+	NetworkPolicies        []*NetworkPolicy        `json:"networkPolicies,omitempty"`
+	ClusterNetworkPolicies []*ClusterNetworkPolicy `json:"clusterNetworkPolicies,omitempty"`
 }
 
 // Len returns the number of objects.
 func (o *Objects) Len() int {
 	return len(o.Namespaces) + len(o.Nodes) + len(o.Pods) + len(o.Deployments) +
-		len(o.Services) + len(o.EndpointSlices) + len(o.Endpoints)
+		len(o.Services) + len(o.EndpointSlices) + len(o.Endpoints) +
+		len(o.NetworkPolicies) + len(o.ClusterNetworkPolicies)
 }
 
 // Refs names all objects, namespaces first, each kind in the order of the input.
@@ -116,6 +123,12 @@ func (o *Objects) Refs() []Ref {
 	}
 	for _, v := range o.Endpoints {
 		refs = append(refs, Ref{KindEndpoints, v.Key()})
+	}
+	for _, v := range o.NetworkPolicies {
+		refs = append(refs, Ref{KindNetworkPolicy, v.Key()})
+	}
+	for _, v := range o.ClusterNetworkPolicies {
+		refs = append(refs, Ref{KindClusterNetworkPolicy, v.Key()})
 	}
 	return refs
 }
@@ -143,6 +156,12 @@ func (o *Objects) State() *State {
 	}
 	for _, v := range o.Endpoints {
 		s.Endpoints = s.Endpoints.With(v.Key(), v)
+	}
+	for _, v := range o.NetworkPolicies {
+		s.NetworkPolicies = s.NetworkPolicies.With(v.Key(), v)
+	}
+	for _, v := range o.ClusterNetworkPolicies {
+		s.ClusterNetworkPolicies = s.ClusterNetworkPolicies.With(v.Key(), v)
 	}
 	return &s
 }

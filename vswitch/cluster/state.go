@@ -4,14 +4,16 @@ package cluster
 // with it all that did not change.
 type State struct {
 	// Revision counts the changes of the Store; it never goes back.
-	Revision       uint64
-	Namespaces     Table[Namespace]
-	Nodes          Table[Node]
-	Pods           Table[Pod]
-	Deployments    Table[Deployment]
-	Services       Table[Service]
-	EndpointSlices Table[EndpointSlice]
-	Endpoints      Table[Endpoints]
+	Revision               uint64
+	Namespaces             Table[Namespace]
+	Nodes                  Table[Node]
+	Pods                   Table[Pod]
+	Deployments            Table[Deployment]
+	Services               Table[Service]
+	EndpointSlices         Table[EndpointSlice]
+	Endpoints              Table[Endpoints]
+	NetworkPolicies        Table[NetworkPolicy]
+	ClusterNetworkPolicies Table[ClusterNetworkPolicy]
 }
 
 // Namespace returns the namespace, or nil.
@@ -29,23 +31,34 @@ func (s *State) Deployment(k Key) *Deployment { return s.Deployments.Get(k) }
 // Service returns the service, or nil.
 func (s *State) Service(k Key) *Service { return s.Services.Get(k) }
 
+// NetworkPolicy returns the policy, or nil.
+func (s *State) NetworkPolicy(k Key) *NetworkPolicy { return s.NetworkPolicies.Get(k) }
+
+// ClusterNetworkPolicy returns the policy, or nil.
+func (s *State) ClusterNetworkPolicy(name string) *ClusterNetworkPolicy {
+	return s.ClusterNetworkPolicies.Get(Key{Name: name})
+}
+
 // Changes are the objects that differ between two States, by kind, each in
 // order of key.
 type Changes struct {
-	From, To       *State
-	Namespaces     []Change[Namespace]
-	Nodes          []Change[Node]
-	Pods           []Change[Pod]
-	Deployments    []Change[Deployment]
-	Services       []Change[Service]
-	EndpointSlices []Change[EndpointSlice]
-	Endpoints      []Change[Endpoints]
+	From, To               *State
+	Namespaces             []Change[Namespace]
+	Nodes                  []Change[Node]
+	Pods                   []Change[Pod]
+	Deployments            []Change[Deployment]
+	Services               []Change[Service]
+	EndpointSlices         []Change[EndpointSlice]
+	Endpoints              []Change[Endpoints]
+	NetworkPolicies        []Change[NetworkPolicy]
+	ClusterNetworkPolicies []Change[ClusterNetworkPolicy]
 }
 
 // Empty reports whether nothing changed.
 func (c *Changes) Empty() bool {
 	return len(c.Namespaces)+len(c.Nodes)+len(c.Pods)+len(c.Deployments)+
-		len(c.Services)+len(c.EndpointSlices)+len(c.Endpoints) == 0
+		len(c.Services)+len(c.EndpointSlices)+len(c.Endpoints)+
+		len(c.NetworkPolicies)+len(c.ClusterNetworkPolicies) == 0
 }
 
 // Diff returns what changed from s to newer. An object that came and went in
@@ -54,12 +67,14 @@ func (c *Changes) Empty() bool {
 func (s *State) Diff(newer *State) Changes {
 	return Changes{
 		From: s, To: newer,
-		Namespaces:     s.Namespaces.Diff(newer.Namespaces),
-		Nodes:          s.Nodes.Diff(newer.Nodes),
-		Pods:           s.Pods.Diff(newer.Pods),
-		Deployments:    s.Deployments.Diff(newer.Deployments),
-		Services:       s.Services.Diff(newer.Services),
-		EndpointSlices: s.EndpointSlices.Diff(newer.EndpointSlices),
-		Endpoints:      s.Endpoints.Diff(newer.Endpoints),
+		Namespaces:             s.Namespaces.Diff(newer.Namespaces),
+		Nodes:                  s.Nodes.Diff(newer.Nodes),
+		Pods:                   s.Pods.Diff(newer.Pods),
+		Deployments:            s.Deployments.Diff(newer.Deployments),
+		Services:               s.Services.Diff(newer.Services),
+		EndpointSlices:         s.EndpointSlices.Diff(newer.EndpointSlices),
+		Endpoints:              s.Endpoints.Diff(newer.Endpoints),
+		NetworkPolicies:        s.NetworkPolicies.Diff(newer.NetworkPolicies),
+		ClusterNetworkPolicies: s.ClusterNetworkPolicies.Diff(newer.ClusterNetworkPolicies),
 	}
 }

@@ -60,13 +60,15 @@ type kinds[T any] struct {
 // world is all that a Store knows. It is a handful of pointers: a transaction
 // works on a copy and leaves the Store's alone until it commits.
 type world struct {
-	namespaces  kinds[Namespace]
-	nodes       kinds[Node]
-	pods        kinds[Pod]
-	deployments kinds[Deployment]
-	services    kinds[Service]
-	slices      kinds[EndpointSlice]
-	endpoints   kinds[Endpoints]
+	namespaces      kinds[Namespace]
+	nodes           kinds[Node]
+	pods            kinds[Pod]
+	deployments     kinds[Deployment]
+	services        kinds[Service]
+	slices          kinds[EndpointSlice]
+	endpoints       kinds[Endpoints]
+	policies        kinds[NetworkPolicy]
+	clusterPolicies kinds[ClusterNetworkPolicy]
 }
 
 // NewStore returns an empty Store.
@@ -134,14 +136,16 @@ func (tx *Txn) SkipTo(r uint64) { tx.revision = max(tx.revision, r) }
 // State returns the merged cluster with the changes made so far.
 func (tx *Txn) State() *State {
 	return &State{
-		Revision:       tx.revision,
-		Namespaces:     tx.world.namespaces.merged,
-		Nodes:          tx.world.nodes.merged,
-		Pods:           tx.world.pods.merged,
-		Deployments:    tx.world.deployments.merged,
-		Services:       tx.world.services.merged,
-		EndpointSlices: tx.world.slices.merged,
-		Endpoints:      tx.world.endpoints.merged,
+		Revision:               tx.revision,
+		Namespaces:             tx.world.namespaces.merged,
+		Nodes:                  tx.world.nodes.merged,
+		Pods:                   tx.world.pods.merged,
+		Deployments:            tx.world.deployments.merged,
+		Services:               tx.world.services.merged,
+		EndpointSlices:         tx.world.slices.merged,
+		Endpoints:              tx.world.endpoints.merged,
+		NetworkPolicies:        tx.world.policies.merged,
+		ClusterNetworkPolicies: tx.world.clusterPolicies.merged,
 	}
 }
 
@@ -149,14 +153,16 @@ func (tx *Txn) State() *State {
 // far: the part of the cluster that it may change.
 func (tx *Txn) Own() *State {
 	return &State{
-		Revision:       tx.revision,
-		Namespaces:     tx.world.namespaces.parts[tx.source],
-		Nodes:          tx.world.nodes.parts[tx.source],
-		Pods:           tx.world.pods.parts[tx.source],
-		Deployments:    tx.world.deployments.parts[tx.source],
-		Services:       tx.world.services.parts[tx.source],
-		EndpointSlices: tx.world.slices.parts[tx.source],
-		Endpoints:      tx.world.endpoints.parts[tx.source],
+		Revision:               tx.revision,
+		Namespaces:             tx.world.namespaces.parts[tx.source],
+		Nodes:                  tx.world.nodes.parts[tx.source],
+		Pods:                   tx.world.pods.parts[tx.source],
+		Deployments:            tx.world.deployments.parts[tx.source],
+		Services:               tx.world.services.parts[tx.source],
+		EndpointSlices:         tx.world.slices.parts[tx.source],
+		Endpoints:              tx.world.endpoints.parts[tx.source],
+		NetworkPolicies:        tx.world.policies.parts[tx.source],
+		ClusterNetworkPolicies: tx.world.clusterPolicies.parts[tx.source],
 	}
 }
 
@@ -195,6 +201,16 @@ func (tx *Txn) PutEndpoints(v *Endpoints) {
 	put(tx, &tx.base.endpoints, &tx.world.endpoints, v.Key(), v, mergeFirst)
 }
 
+// PutNetworkPolicy adds or replaces the source's policy.
+func (tx *Txn) PutNetworkPolicy(v *NetworkPolicy) {
+	put(tx, &tx.base.policies, &tx.world.policies, v.Key(), v, mergeFirst)
+}
+
+// PutClusterNetworkPolicy adds or replaces the source's policy.
+func (tx *Txn) PutClusterNetworkPolicy(v *ClusterNetworkPolicy) {
+	put(tx, &tx.base.clusterPolicies, &tx.world.clusterPolicies, v.Key(), v, mergeFirst)
+}
+
 // DeleteNamespace removes the source's namespace. Here and below: what is not
 // there is no error, and what another source says stays.
 func (tx *Txn) DeleteNamespace(name string) {
@@ -231,6 +247,16 @@ func (tx *Txn) DeleteEndpoints(k Key) {
 	put(tx, &tx.base.endpoints, &tx.world.endpoints, k, nil, mergeFirst)
 }
 
+// DeleteNetworkPolicy removes the source's policy.
+func (tx *Txn) DeleteNetworkPolicy(k Key) {
+	put(tx, &tx.base.policies, &tx.world.policies, k, nil, mergeFirst)
+}
+
+// DeleteClusterNetworkPolicy removes the source's policy.
+func (tx *Txn) DeleteClusterNetworkPolicy(name string) {
+	put(tx, &tx.base.clusterPolicies, &tx.world.clusterPolicies, Key{Name: name}, nil, mergeFirst)
+}
+
 // Clear removes all that the source says. Putting the same objects back in
 // the same transaction leaves no change, so a source that receives whole lists
 // clears and puts.
@@ -255,6 +281,12 @@ func (tx *Txn) Clear() {
 	}
 	for v := range tx.Own().Services.All() {
 		tx.DeleteService(v.Key())
+	}
+	for v := range tx.Own().NetworkPolicies.All() {
+		tx.DeleteNetworkPolicy(v.Key())
+	}
+	for v := range tx.Own().ClusterNetworkPolicies.All() {
+		tx.DeleteClusterNetworkPolicy(v.Name)
 	}
 }
 
