@@ -4,6 +4,7 @@ import (
 	"hash/fnv"
 
 	"vswitch/nat"
+	"vswitch/policy"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
@@ -109,6 +110,11 @@ type Tables struct {
 	MasqueradeOutside bool
 	// MasqueradeAll hides pods, too, from the backends of cluster IPs.
 	MasqueradeAll bool
+	// Policy says who may talk to whom. Nil: nobody has a say in that.
+	Policy *policy.Set
+	// KeepEstablished lets connections go on that policy would no longer allow.
+	// Else their packets die, and TCP is reset.
+	KeepEstablished bool
 }
 
 // Port returns what the tables say of a port, or nil.
