@@ -17,7 +17,7 @@ func (d *decider) egress(w *passage) Reason {
 	if d.tables.Policy == nil || w.known {
 		return Forwarded // route tells where a known one goes, permit judges it
 	}
-	if w.info.Kind != PortPod {
+	if w.info.Kind != PortPod || w.info.Stranger {
 		return Forwarded
 	}
 	return d.asked(w, "egress", PolicyEgress, d.tables.Policy.Egress(&w.came.Src, &w.to.Dst, w.to.Proto, portOf(&w.to)))

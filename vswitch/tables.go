@@ -44,6 +44,8 @@ type PortInfo struct {
 	Addrs []packet.Addr
 	// MTU is the largest IP packet the port's other end takes, bytes.
 	MTU uint16
+	// Stranger: no such pod exists, but for a trace; no policy selects it.
+	Stranger bool
 }
 
 // owns reports whether a is one of the port's addresses.
