@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"vswitch/nat"
+	"vswitch/policy"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
@@ -15,15 +16,21 @@ type decider struct {
 	tables     *Tables
 	conns      *nat.Table
 	affinities *nat.Affinities
-	now        time.Duration // monotonic, of the batch
-	seconds    uint32        // now in seconds
-	rec        *Recorder     // nil but in a trace; then nothing is remembered
+	now        time.Duration  // monotonic, of the batch
+	seconds    uint32         // now in seconds
+	rec        *Recorder      // nil but in a trace; then nothing is remembered
+	said       policy.Verdict // the last one that denied something
 }
 
 // verdict is what decide found, beside the flow that it filled in.
 type verdict struct {
 	reason Reason
 	hop    *fib.Hop // the next hop, where there is one
+	// begins: it is the first packet of a connection, and goes on as to.
+	begins bool
+	to     packet.Tuple
+	// cut: its sender has to be told that the connection is over.
+	cut bool
 }
 
 // passage is a packet on its way through decide.
@@ -50,6 +57,8 @@ type passage struct {
 	service, masquerade bool
 	// gone: the service of its connection no longer has the backend.
 	gone bool
+	// cut: policy no longer allows its connection, which a reset tells.
+	cut bool
 	// peer is where it goes, whatever the routes say; nil: they say it.
 	peer *PeerInfo
 	hop  *fib.Hop
@@ -69,7 +78,13 @@ func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *n
 		r = d.service(&w) // 2. service
 	}
 	if r == Forwarded {
+		r = d.egress(&w) // 3. egress
+	}
+	if r == Forwarded {
 		r = d.route(&w) // 4. route
+	}
+	if r == Forwarded {
+		r = d.ingress(&w) // 5. ingress
 	}
 	if r == Forwarded {
 		d.masquerade(&w)      // 6. masquerade
@@ -79,7 +94,7 @@ func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *n
 		d.fill(w.hop, f)
 		f.Translate(&w.came, &w.to)
 	}
-	return verdict{r, w.hop}
+	return verdict{reason: r, hop: w.hop, begins: !w.known, to: w.to, cut: w.cut}
 }
 
 // find looks for the connection that the packet belongs to. A SYN after the end

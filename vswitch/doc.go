@@ -30,7 +30,7 @@
 //  1. source: a pod speaks only as itself, the node too, a peer only for its
 //     ranges, a client outside as nobody of the cluster
 //  2. service: a service address becomes one of its backends (service.go)
-//  3. egress: may the sender say this?
+//  3. egress: may the sender say this? (policy.go)
 //  4. route: a local pod, a peer node, the switch itself, or nowhere (package fib)
 //  5. ingress: may the receiver hear this?
 //  6. masquerade: does the answer have to come back through this node?
@@ -38,8 +38,8 @@
 //
 // A packet of a connection that is known (nat.Table) goes where that one goes:
 // answers are translated back, and of a service's connection it is only asked
-// whether its backend is still there. Steps 3 and 5 belong to a package that
-// will add its part to [Tables]; a step without tables changes nothing.
+// whether its backend is still there, and of any, in a world that is new to it,
+// whether policy still allows how it began.
 //
 // The answer is a nat.Flow: what to rewrite, where to send, and the generation
 // of the Tables that said so. When the world has changed since, the flow's next

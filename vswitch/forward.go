@@ -114,6 +114,7 @@ func (w *worker) each(from *attached, info *PortInfo) (done bool) {
 		case Answered:
 		default:
 			from.drops[r].Add(1)
+			w.observe(p, nil, r)
 		}
 	}
 	return true

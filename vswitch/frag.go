@@ -196,6 +196,9 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo, mo
 	}
 	d.decided = true
 	r := w.follow(p, d)
+	if r == Forwarded && v.begins {
+		w.observe(p, &v.to, r)
+	}
 	// This fragment leaves from the batch it came in, or was cut; the others
 	// leave from the batch of what the switch made, which is flushed after it.
 	for _, f := range w.frags.waiters(d) {

@@ -47,6 +47,10 @@ const (
 	// Starting: it may be for a service, and the node does not know yet which
 	// there are.
 	Starting
+	// PolicyEgress: a policy of the sender does not let it; PolicyIngress: one of
+	// the receiver.
+	PolicyEgress
+	PolicyIngress
 
 	numReasons
 )
@@ -81,6 +85,8 @@ var reasonNames = [numReasons]string{
 	NoSNATPort:         "no-snat-port",
 	Untranslatable:     "untranslatable",
 	Starting:           "starting",
+	PolicyEgress:       "policy-egress",
+	PolicyIngress:      "policy-ingress",
 }
 
 // String returns the stable kebab-case word, empty for Forwarded.

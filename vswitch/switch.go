@@ -44,6 +44,7 @@ type Switch struct {
 	ports      atomic.Pointer[[]*attached] // by id; replaced as a whole
 	drops      [numReasons]atomic.Uint64   // of packets that came in by no port that is still known
 	taps       taps
+	observers  observers
 	tracing    tracing
 
 	mu      sync.Mutex // guards what follows, and the writing of tables and ports

@@ -4,6 +4,7 @@ import (
 	"hash/fnv"
 
 	"vswitch/nat"
+	"vswitch/policy"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
 )
@@ -43,6 +44,8 @@ type PortInfo struct {
 	Addrs []packet.Addr
 	// MTU is the largest IP packet the port's other end takes, bytes.
 	MTU uint16
+	// Stranger: no such pod exists, but for a trace; no policy selects it.
+	Stranger bool
 }
 
 // owns reports whether a is one of the port's addresses.
@@ -109,6 +112,11 @@ type Tables struct {
 	MasqueradeOutside bool
 	// MasqueradeAll hides pods, too, from the backends of cluster IPs.
 	MasqueradeAll bool
+	// Policy says who may talk to whom. Nil: nobody has a say in that.
+	Policy *policy.Set
+	// KeepEstablished lets connections go on that policy would no longer allow.
+	// Else their packets die, and TCP is reset.
+	KeepEstablished bool
 }
 
 // Port returns what the tables say of a port, or nil.

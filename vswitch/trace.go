@@ -24,6 +24,8 @@ type Recorder struct {
 	// Service is who the packet was for, Backends all that it could be given.
 	Service  string
 	Backends []netip.AddrPort
+	// Policy is the policy that decided last, and its rule; empty if none did.
+	Policy string
 	// Masqueraded: it leaves with the node's own address.
 	Masqueraded bool
 }

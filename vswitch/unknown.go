@@ -40,6 +40,9 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 	case Answered:
 		return w.local(p)
 	default:
+		if v.cut {
+			w.reset(p)
+		}
 		return w.reject(p, v.reason)
 	}
 	if r := w.fits(p, &f); r != Forwarded {
@@ -63,6 +66,9 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 	*cached = f
 	if !apply(w.in, p, cached) {
 		return Untranslatable
+	}
+	if v.begins {
+		w.observe(p, &v.to, Forwarded)
 	}
 	return Forwarded
 }
@@ -245,6 +251,9 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	if !w.decider.follow(&pass) || w.route(&pass) != Forwarded {
 		return UnrelatedICMP
 	}
+	if r := w.permit(&pass); r != Forwarded {
+		return r
+	}
 	var f nat.Flow
 	w.fill(pass.hop, &f)
 	if r := w.fits(p, &f); r != Forwarded {
@@ -285,9 +294,12 @@ func (w *worker) multicast(p *packet.Packet, info *PortInfo) Reason {
 	if !w.flood.take(w.now) {
 		return MulticastLimit
 	}
+	if !w.sends(p, info) {
+		return PolicyEgress
+	}
 	w.in.Complete(p)
 	for id, other := range w.tables.Ports {
-		if other != nil && other.Kind == PortPod && uint16(id) != p.In {
+		if other != nil && other.Kind == PortPod && uint16(id) != p.In && w.hears(p, other) {
 			w.out.add(uint16(id), uint16(w.cur))
 		}
 	}

@@ -47,6 +47,7 @@ type worker struct {
 	outMade  outputs
 	errors   bucket // limits ICMP errors and resets
 	flood    bucket // limits multicast
+	events   bucket // limits what observers are told
 	cur      int    // the packet being worked on, for recovery
 	from     uint16 // the port that the batch came in by
 	ticked   time.Duration
@@ -68,6 +69,7 @@ func newWorker(s *Switch, seed uint64) (*worker, error) {
 		in:    packet.NewBatch(), made: packet.NewBatch(),
 		errors: bucket{rate: 1000, burst: 100},
 		flood:  bucket{rate: 2000, burst: 500},
+		events: bucket{rate: eventRate, burst: eventBurst},
 	}
 	w.frags = newFragments(w.fragmentsLost)
 	w.decider = decider{conns: s.conns, affinities: s.affinities, tables: s.tables.Load()}

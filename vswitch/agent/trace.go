@@ -51,6 +51,8 @@ type TraceResult struct {
 	Reason string `json:"reason"`
 	// Rejected is set when the sender is told of the packet's death.
 	Rejected bool `json:"rejected,omitempty"`
+	// Policy is the policy that decided, and its rule; empty if none did.
+	Policy string `json:"policy,omitempty"`
 	// Source and Destination are those of the packet as it goes on, or as it died.
 	Source      netip.AddrPort `json:"source"`
 	Destination netip.AddrPort `json:"destination"`
@@ -146,7 +148,9 @@ func (t Tracer) sender(tables *vswitch.Tables, r *TraceRequest) (uint16, *vswitc
 		if r.Name == "" {
 			a := r.Source.Addr()
 			p := LocalPod{Name: "a pod without labels", MAC: MACOf(a), IPs: []netip.Addr{a}}
-			return 0, p.info(), nil
+			info := p.info()
+			info.Stranger = true
+			return 0, info, nil
 		}
 		for id, info := range tables.Ports {
 			if info != nil && info.Kind == vswitch.PortPod && info.Name == r.Name {
@@ -176,7 +180,7 @@ func resultOf(node string, e vswitch.Explanation) TraceResult {
 		Node: node, Steps: []TraceStep{}, Reason: e.Reason.String(), Rejected: e.Reason.Rejected(),
 		Source:      netip.AddrPortFrom(e.Tuple.Src.Netip(), e.Tuple.SrcPort),
 		Destination: netip.AddrPortFrom(e.Tuple.Dst.Netip(), e.Tuple.DstPort),
-		Backends:    e.Backends, SNAT: e.Masqueraded,
+		Backends:    e.Backends, SNAT: e.Masqueraded, Policy: e.Policy,
 	}
 	for _, s := range e.Steps {
 		res.Steps = append(res.Steps, TraceStep(s))

@@ -97,6 +97,9 @@ func (c *Cluster) Trace(ctx context.Context, p Probe) (*Result, error) {
 		for _, s := range res.Steps {
 			r.Hops = append(r.Hops, Hop{res.Node, s.Stage, s.Did})
 		}
+		if res.Policy != "" {
+			r.Policy = res.Policy
+		}
 		r.Source = res.Source.Addr().String()
 		r.SNAT = r.SNAT || res.SNAT || res.Source.Addr() != source
 		if len(r.Backends) == 0 { // the node where the client comes in chooses from all
