@@ -42,11 +42,11 @@ func desiredMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 }
 
 // withoutLastApplied drops kubectl's record of the last apply, which differs
-// for equal objects.
+// for equal objects, and what was said of a policy that it replaces.
 func withoutLastApplied(m map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, v := range m {
-		if k != corev1.LastAppliedConfigAnnotation {
+		if k != corev1.LastAppliedConfigAnnotation && k != annotationInvalid {
 			out[k] = v
 		}
 	}
@@ -57,9 +57,11 @@ func withoutLastApplied(m map[string]string) map[string]string {
 }
 
 func toNamespace(n *corev1.Namespace) *cluster.Namespace {
-	return &cluster.Namespace{Meta: toMeta(&n.ObjectMeta, &corev1.Namespace{
+	out := &cluster.Namespace{Meta: toMeta(&n.ObjectMeta, &corev1.Namespace{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: desiredMeta(&n.ObjectMeta), Spec: n.Spec,
 	})}
+	out.IsolatesIngress, _ = isolates(n) // validation has looked at it
+	return out
 }
 
 func toNode(n *corev1.Node) *cluster.Node {

@@ -70,6 +70,13 @@ func (s *supervisor) handler() http.Handler {
 			answer(w, results, err)
 		}
 	})
+	mux.HandleFunc("POST /v1/isolate", func(w http.ResponseWriter, r *http.Request) {
+		var o cluster.Objects
+		if decode(w, r, &o) {
+			results, err := s.isolate(&o)
+			answer(w, results, err)
+		}
+	})
 	mux.HandleFunc("POST /v1/delete", func(w http.ResponseWriter, r *http.Request) {
 		var refs []cluster.Ref
 		if decode(w, r, &refs) {
@@ -173,6 +180,12 @@ func (s *supervisor) serveState(w http.ResponseWriter, r *http.Request) {
 	}
 	for o := range state.Endpoints.All() {
 		out.Endpoints = append(out.Endpoints, o)
+	}
+	for o := range state.NetworkPolicies.All() {
+		out.NetworkPolicies = append(out.NetworkPolicies, o)
+	}
+	for o := range state.ClusterNetworkPolicies.All() {
+		out.ClusterNetworkPolicies = append(out.ClusterNetworkPolicies, o)
 	}
 	answer(w, out, nil)
 }
