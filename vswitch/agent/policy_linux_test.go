@@ -65,6 +65,22 @@ func (g *guarded) enforced(revision uint64) {
 	}
 }
 
+// dropped checks that the node counts what a policy dropped of a pod, at least as
+// many packets in each direction.
+func (g *guarded) dropped(policy, pod string, least uint64) {
+	g.t.Helper()
+	s, err := g.node.Policies(context.Background())
+	found := map[string]uint64{}
+	for _, d := range s.Drops {
+		if d.Policy == policy && d.Pod == pod {
+			found[d.Direction] = d.Packets
+		}
+	}
+	if err != nil || !s.InUse || found["ingress"] < least || found["egress"] == 0 {
+		g.t.Errorf("%+v, error %v; want at least %d ingress drops of %s for %s, and some of egress", s, err, least, policy, pod)
+	}
+}
+
 // pod is a desired pod with a label app and its ports.
 func pod(name, app string) *cluster.Pod {
 	return &cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: name, UID: name, Labels: map[string]string{"app": app}}, Node: "node1",
@@ -271,6 +287,7 @@ func TestB21PolicyBeforePod(t *testing.T) {
 		if good.Load() == 0 || heardByFriend.count(g.stranger.IPs[0]) > 0 {
 			t.Errorf("%s: the test itself is wrong", name)
 		}
+		g.dropped("NetworkPolicy x/guard", "x/"+name, uint64(in.Load()-from))
 		if i == 2 { // from now on, without the policy; it comes with the pod
 			g.enforced(g.update(func(tx *cluster.Txn) { tx.DeleteNetworkPolicy(cluster.Key{Namespace: "x", Name: "guard"}) }))
 		}
