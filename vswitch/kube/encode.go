@@ -82,6 +82,10 @@ func object(noun any) (runtime.Object, error) {
 		return fromEndpointSlice(n)
 	case *cluster.Endpoints:
 		return fromEndpoints(n)
+	case *cluster.NetworkPolicy:
+		return fromNetworkPolicy(n)
+	case *cluster.ClusterNetworkPolicy:
+		return fromClusterNetworkPolicy(n)
 	}
 	return nil, fmt.Errorf("encode: a %T has no Kubernetes form", noun)
 }

@@ -77,6 +77,7 @@ func bare() *Objects {
 	services, slices, endpoints := bareServices(meta)
 	return &Objects{
 		Services: services, EndpointSlices: slices, Endpoints: endpoints,
+		NetworkPolicies: bareNetworkPolicies(meta), ClusterNetworkPolicies: bareClusterPolicies(meta),
 		Namespaces: []*cluster.Namespace{{Meta: meta("", "shop")}},
 		Nodes: []*cluster.Node{{Meta: meta("", "n1"), Addresses: []netip.Addr{addr("172.29.0.1"), addr("fd00:10:29::1")},
 			ExtraAddresses: []netip.Addr{addr("192.168.1.1")},
@@ -106,6 +107,10 @@ func metas(o *Objects) (list []*cluster.Meta) {
 		case *cluster.EndpointSlice:
 			list = append(list, &n.Meta)
 		case *cluster.Endpoints:
+			list = append(list, &n.Meta)
+		case *cluster.NetworkPolicy:
+			list = append(list, &n.Meta)
+		case *cluster.ClusterNetworkPolicy:
 			list = append(list, &n.Meta)
 		}
 	}

@@ -1,10 +1,14 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"vswitch/vswitch/cluster"
 )
 
 // Error is one thing that is wrong with the input.
@@ -22,6 +26,48 @@ type Error struct {
 // Error returns one line: `pods.yaml:12: Pod shop/web-1: spec.nodeNam: unknown field; …`.
 func (e *Error) Error() string {
 	return place(e.File, e.Line, e.Document, e.Object, e.Field, e.Message)
+}
+
+// refusal is the error of Load and Parse. errs joins the Errors.
+type refusal struct {
+	errs     error
+	standIns *Objects
+}
+
+func (r *refusal) Error() string { return r.errs.Error() }
+
+func (r *refusal) Unwrap() []error { return r.errs.(interface{ Unwrap() []error }).Unwrap() }
+
+// StandIns returns policies that stand for those which Load or Parse refused
+// with err, as far as it is certain which pods those select: with Invalid set
+// to the first reason, and without rules. Who would rather isolate those pods
+// than leave them open uses them; others need not ask. It is never nil.
+func StandIns(err error) *Objects {
+	var r *refusal
+	if errors.As(err, &r) {
+		return r.standIns
+	}
+	return &Objects{}
+}
+
+// Remark returns err, which is one of Load or Parse or wraps one, with text at
+// the end of the last thing that it says of an object.
+func Remark(err error, about cluster.Ref, text string) error {
+	var r *refusal
+	if !errors.As(err, &r) {
+		return err
+	}
+	errs := slices.Clone(r.Unwrap())
+	for i, err := range slices.Backward(errs) {
+		var e *Error
+		if errors.As(err, &e) && e.Object == about.String() {
+			remarked := *e
+			remarked.Message += text
+			errs[i] = &remarked
+			break
+		}
+	}
+	return &refusal{errors.Join(errs...), r.standIns}
 }
 
 // Warning is something in the input that was skipped or has no effect.
