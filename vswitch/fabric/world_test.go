@@ -42,9 +42,14 @@ func inFamilies(t *testing.T, cfg agent.ServiceConfig, f func(w *world)) {
 }
 
 func newWorld(t *testing.T, cfg agent.ServiceConfig, v6 bool) *world {
+	return newWorldOf(t, Config{Services: cfg}, v6)
+}
+
+// newWorldOf makes a world whose nodes have tables of that size.
+func newWorldOf(t *testing.T, cfg Config, v6 bool) *world {
 	t.Helper()
 	w := &world{T: t, v6: v6, now: time.Hour, ends: map[string]*port.PipeEnd{}, pods: map[string]*Pod{}, batch: packet.NewBatch()}
-	cfg.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
+	cfg.Services.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
 	addr := netip.MustParseAddr
 	var o cluster.Objects
 	pods := []string{"", "a b", "c d", "e"}
@@ -64,7 +69,8 @@ func newWorld(t *testing.T, cfg agent.ServiceConfig, v6 bool) *world {
 	}
 	w.state = o.State()
 	var err error
-	w.f, err = FromState(w.state, Config{Inline: true, Services: cfg, Clock: func() time.Duration { return w.now }})
+	cfg.Inline, cfg.Clock = true, func() time.Duration { return w.now }
+	w.f, err = FromState(w.state, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +80,7 @@ func newWorld(t *testing.T, cfg agent.ServiceConfig, v6 bool) *world {
 		w.pods[name], w.ends[name] = p, p.End
 	}
 	for name, node := range map[string]string{"client": "n1", "elsewhere": "n2"} {
-		w.ends[name], err = w.f.Node(node).Outside(macClient, 1500, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:1::/48"))
+		w.ends[name], err = w.f.Node(node).Outside(macClient, 1500, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:db8:1::/48"))
 		if err != nil {
 			t.Fatal(err)
 		}
