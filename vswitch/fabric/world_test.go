@@ -32,7 +32,30 @@ type world struct {
 	batch *packet.Batch
 }
 
-var macClient = [6]byte{2, 0xcc, 0, 0, 0, 1}
+var (
+	macClient = [6]byte{2, 0xcc, 0, 0, 0, 1}
+	macHost   = [6]byte{2, 0xcc, 0, 0, 0, 2}
+)
+
+// edge returns the node and the MAC of who is at a port that is no pod's: a client
+// outside, or a node itself.
+func (w *world) edge(name string) (*Node, [6]byte) {
+	switch name {
+	case "client":
+		return w.f.Node("n1"), macClient
+	case "elsewhere":
+		return w.f.Node("n2"), macClient
+	}
+	return w.f.Node(name), macHost
+}
+
+// host makes a node somebody who can send and hear.
+func (w *world) host(node string) {
+	w.Helper()
+	end, err := w.f.Node(node).Host(macHost)
+	must(w.T, err)
+	w.ends[node] = end
+}
 
 // inFamilies runs a test in worlds of both families.
 func inFamilies(t *testing.T, cfg agent.ServiceConfig, f func(w *world)) {
@@ -221,8 +244,8 @@ func serialize(t *testing.T, ls ...gopacket.SerializableLayer) []byte {
 func (w *world) macs(from string, dst netip.Addr) (to, src [6]byte) {
 	p := w.pods[from]
 	if p == nil {
-		node := w.f.Node(map[string]string{"client": "n1", "elsewhere": "n2"}[from])
-		return node.Switch.Tables().GatewayMAC, macClient
+		node, mac := w.edge(from)
+		return node.Switch.Tables().GatewayMAC, mac
 	}
 	for _, o := range w.pods {
 		if o.Node == p.Node && slices.ContainsFunc(o.IPs, func(r netip.Prefix) bool { return r.Addr() == dst }) && o != p {
@@ -295,7 +318,9 @@ func (w *world) read(at string, frame []byte, desc packet.Packet) arrival {
 	if p := w.pods[at]; p != nil {
 		mac, gateway = p.MAC, p.Node.Switch.Tables().GatewayMAC
 	} else {
-		gateway = w.f.Node(map[string]string{"client": "n1", "elsewhere": "n2"}[at]).Switch.Tables().GatewayMAC
+		var node *Node
+		node, mac = w.edge(at)
+		gateway = node.Switch.Tables().GatewayMAC
 	}
 	if [6]byte(frame) != mac {
 		w.Errorf("%s got a frame to %x", at, frame[:6])
