@@ -142,14 +142,26 @@ func TestServiceMasqueradesPods(t *testing.T) {
 	})
 }
 
-// TestMasqueradeAll hides pods from the backends of a cluster IP.
+// TestMasqueradeAll hides pods from the backends of a cluster IP. Clients outside are
+// treated as the mode says that is for them, wherever the backend is.
 func TestMasqueradeAll(t *testing.T) {
-	inFamilies(t, agent.ServiceConfig{MasqueradeAll: true}, func(w *world) {
-		w.serve("c")
-		if _, seen, _ := w.talk("a", w.at("a", 1000), w.at("vip", 80), false, "c"); seen != w.at("n1", 1000) {
-			w.Errorf("the backend saw %v", seen)
-		}
-	})
+	for mode, outside := range map[string]string{agent.PreserveClient: "client", agent.MasqueradeClient: "n1"} {
+		t.Run(mode, func(t *testing.T) {
+			inFamilies(t, agent.ServiceConfig{MasqueradeAll: true, ExternalClient: mode}, func(w *world) {
+				for i, backend := range []string{"b", "c"} {
+					w.serve(backend)
+					sport := uint16(1000 + i)
+					if _, seen, _ := w.talk("a", w.at("a", sport), w.at("vip", 80), false, backend); seen != w.at("n1", sport) {
+						w.Errorf("%s saw %v", backend, seen)
+					}
+					sport += 1000
+					if _, seen, _ := w.talk("client", w.at("client", sport), w.at("vip", 80), false, backend); seen != w.at(outside, sport) {
+						w.Errorf("%s saw %v, want %s", backend, seen, outside)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestClientOutside: who comes from outside, to every kind of address, with the
