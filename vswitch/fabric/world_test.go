@@ -151,7 +151,7 @@ func (w *world) serve(endpoints string, change ...func(*cluster.Service)) {
 	sl := &cluster.EndpointSlice{
 		Meta:   cluster.Meta{Namespace: "x", Name: "web-1", Labels: map[string]string{cluster.LabelServiceName: "web"}},
 		Family: cluster.FamilyOf(w.ip("vip")),
-		Ports:  []cluster.EndpointPort{{Name: "t", Protocol: packet.ProtoTCP, Port: 8080}, {Name: "u", Protocol: packet.ProtoUDP, Port: 8080}},
+		Ports:  []cluster.EndpointPort{{Name: "t", Protocol: packet.ProtoTCP, Port: 8080}, {Name: "u", Protocol: packet.ProtoUDP, Port: 8080}, {Name: "s", Protocol: packet.ProtoSCTP, Port: 8080}},
 	}
 	for _, s := range strings.Fields(endpoints) {
 		name := strings.TrimLeft(s, "-!")
