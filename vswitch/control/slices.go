@@ -167,6 +167,7 @@ func (s *step) derive(k cluster.Key, pods map[cluster.Key]bool, whole bool) {
 		for _, p := range sorted(pods) {
 			r.pod(p)
 		}
+		r.hold()
 	}
 	r.commit()
 	if v != nil && r.lacks {
