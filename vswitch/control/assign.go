@@ -18,6 +18,8 @@ const (
 	conditionBalancer = "LoadBalancer"
 	// conditionTargetPorts: its pods have the ports that it names.
 	conditionTargetPorts = "TargetPorts"
+	// conditionEndpoints: Endpoints of its name are used.
+	conditionEndpoints = "Endpoints"
 )
 
 // lack is why a condition is not so.

@@ -170,7 +170,7 @@ func (s *step) derive(k cluster.Key, pods map[cluster.Key]bool, whole bool) {
 		r.hold()
 	}
 	r.commit()
-	if v != nil && r.lacks {
-		s.reportPorts(v)
+	if v != nil && (r.lacks || whole) {
+		s.report(v)
 	}
 }

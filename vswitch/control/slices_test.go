@@ -515,9 +515,13 @@ func TestMirror(t *testing.T) {
 	if got, want := show(), "endpointslice-controller.k8s.io  x/db IPv4"; got != want { // with nobody in it
 		t.Errorf("with a selector: got  %s\nwant %s", got, want)
 	}
+	conditions := func() string { return fmt.Sprint(c.Store().State().Service(ep.Key()).Conditions) }
+	if got := conditions(); !strings.Contains(got, "Endpoints x/db have no effect: the service has a selector, ") {
+		t.Errorf("with a selector: conditions %s", got)
+	}
 	apply(t, c, objects(service("db")))
-	if got := show(); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	if got := show(); got != want || conditions() != "[]" {
+		t.Errorf("got  %s, conditions %s\nwant %s", got, conditions(), want)
 	}
 	if _, err := c.Delete([]cluster.Ref{{Kind: cluster.KindService, Key: ep.Key()}}); err != nil || show() != "" {
 		t.Errorf("%v %s", err, show())
