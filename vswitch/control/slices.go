@@ -91,6 +91,9 @@ func (x *fanout) slice(c cluster.Change[cluster.EndpointSlice]) {
 			continue
 		}
 		in, k := v == c.New, v.Service()
+		if v.Family != cluster.IPv4 && v.Family != cluster.IPv6 {
+			continue // names, which nothing uses (addressType FQDN)
+		}
 		if !derived(v) {
 			had := len(x.written[k])
 			nameIn(x.written, k, v.Name, in)
