@@ -81,7 +81,8 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	b := d.choose(s, backends, w)
 	d.chose(front, backends, b)
 	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
-	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) || d.tables.MasqueradeAll && front.Kind == nat.ClusterIP
+	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) ||
+		d.tables.MasqueradeAll && front.Kind == nat.ClusterIP && w.origin != nat.FromIngress
 	if w.origin == nat.FromIngress {
 		w.mapping.Zone, w.mapping.Via = translator, d.tables.Peer(w.p.In).ID
 	}

@@ -195,10 +195,12 @@ func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) 
 			return nil, nil, bad(err)
 		}
 	}
+	if err := o.services.pools(&cfg); err != nil {
+		return nil, nil, bad(err)
+	}
 	if !namesNodes(objects) {
 		cfg.Nodes = defaultNodes
 	}
-	cfg.ServiceCIDRs = services.CIDRs
 	state, err := control.Static(cfg, objects)
 	if err != nil {
 		return nil, nil, bad(err)
