@@ -132,7 +132,7 @@ router and VXLAN overlay. It needs no root, no kernel module and no sidecar.
 		}
 	}
 	add("cluster", newDemo(), newUp(), newDown(), newApply(), newDelete(), newExec(), newLogs(), newNode(), newKeys())
-	add("look", newGet(), newStatus(), newTrace(), newVerify(), newCapture())
+	add("look", newGet(), newStatus(), newTrace(), newVerify(), newObserve(), newCapture())
 	add("other", newDoctor(), newVersion())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
