@@ -82,6 +82,12 @@ func (a *applying) all(o *cluster.Objects) {
 	for _, v := range o.Endpoints {
 		a.endpoints(v)
 	}
+	for _, v := range o.NetworkPolicies {
+		a.networkPolicy(v)
+	}
+	for _, v := range o.ClusterNetworkPolicies {
+		a.clusterNetworkPolicy(v)
+	}
 	a.defaultNodes()
 	a.checkNodes(o)
 }

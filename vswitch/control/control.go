@@ -331,6 +331,16 @@ func (s *step) putEndpoints(v *cluster.Endpoints) {
 	s.tx.PutEndpoints(v)
 }
 
+func (s *step) putNetworkPolicy(v *cluster.NetworkPolicy) {
+	v.ResourceVersion = s.tx.Revision()
+	s.tx.PutNetworkPolicy(v)
+}
+
+func (s *step) putClusterNetworkPolicy(v *cluster.ClusterNetworkPolicy) {
+	v.ResourceVersion = s.tx.Revision()
+	s.tx.PutClusterNetworkPolicy(v)
+}
+
 func (s *step) putDeployment(d *cluster.Deployment) {
 	d.ResourceVersion = s.tx.Revision()
 	s.tx.PutDeployment(d)

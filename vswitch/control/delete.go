@@ -85,6 +85,16 @@ func (s *step) remove(r cluster.Ref) error {
 			s.tx.DeleteEndpoints(r.Key)
 			return nil
 		}
+	case cluster.KindNetworkPolicy:
+		if own.NetworkPolicy(r.Key) != nil {
+			s.tx.DeleteNetworkPolicy(r.Key)
+			return nil
+		}
+	case cluster.KindClusterNetworkPolicy:
+		if own.ClusterNetworkPolicy(r.Name) != nil {
+			s.tx.DeleteClusterNetworkPolicy(r.Name)
+			return nil
+		}
 	default:
 		return fmt.Errorf("%w: kind %q is not handled", ErrNotFound, r.Kind)
 	}
@@ -131,6 +141,12 @@ func (a *applying) prune(o *cluster.Objects) {
 	}
 	for v := range own.Endpoints.All() {
 		all.Endpoints = append(all.Endpoints, v)
+	}
+	for v := range own.NetworkPolicies.All() {
+		all.NetworkPolicies = append(all.NetworkPolicies, v)
+	}
+	for v := range own.ClusterNetworkPolicies.All() {
+		all.ClusterNetworkPolicies = append(all.ClusterNetworkPolicies, v)
 	}
 	for _, r := range all.Refs() {
 		if !keep[r] && a.remove(r) == nil {

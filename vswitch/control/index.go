@@ -89,6 +89,13 @@ func (x *index) follow(state, own *cluster.State) bool {
 		}
 	}
 	x.followServices(&changes)
+	for _, c := range changes.NetworkPolicies {
+		for _, v := range []*cluster.NetworkPolicy{c.Old, c.New} {
+			if v != nil {
+				x.namespaces[v.Namespace] = true
+			}
+		}
+	}
 	for _, c := range changes.Namespaces {
 		for _, n := range []*cluster.Namespace{c.Old, c.New} {
 			if n != nil {
@@ -296,6 +303,11 @@ func (s *step) namespace(name string) {
 		for p := range own.Pods.In(name) {
 			s.endPod(p.Key())
 		}
+		if none(s.tx.Own().Pods.In(name)) { // until then they are protected
+			for v := range own.NetworkPolicies.In(name) {
+				s.tx.DeleteNetworkPolicy(v.Key())
+			}
+		}
 		if s.isEmpty(name) {
 			s.tx.DeleteNamespace(name)
 		}
@@ -312,7 +324,7 @@ func (s *step) isEmpty(namespace string) bool {
 		}
 	}
 	return none(own.Pods.In(namespace)) && none(own.Deployments.In(namespace)) &&
-		none(own.Services.In(namespace)) && none(own.Endpoints.In(namespace))
+		none(own.Services.In(namespace)) && none(own.Endpoints.In(namespace)) && none(own.NetworkPolicies.In(namespace))
 }
 
 func none[T any](list iter.Seq[T]) bool {

@@ -23,8 +23,8 @@ import (
 const journalName = "objects.journal"
 
 // journalVersion is raised when older programs could not read the file, or
-// would lose some of it. 2: services and their endpoints.
-const journalVersion = 2
+// would lose some of it. 2: services and their endpoints. 3: policies.
+const journalVersion = 3
 
 // saved is one line.
 type saved struct {
@@ -165,6 +165,16 @@ func refs(o *cluster.Objects) func(func(cluster.Ref, any) bool) {
 				return
 			}
 		}
+		for _, v := range o.NetworkPolicies {
+			if !yield(cluster.Ref{Kind: cluster.KindNetworkPolicy, Key: v.Key()}, v) {
+				return
+			}
+		}
+		for _, v := range o.ClusterNetworkPolicies {
+			if !yield(cluster.Ref{Kind: cluster.KindClusterNetworkPolicy, Key: v.Key()}, v) {
+				return
+			}
+		}
 	}
 }
 
@@ -184,6 +194,10 @@ func add(o *cluster.Objects, v any) {
 		o.EndpointSlices = append(o.EndpointSlices, v)
 	case *cluster.Endpoints:
 		o.Endpoints = append(o.Endpoints, v)
+	case *cluster.NetworkPolicy:
+		o.NetworkPolicies = append(o.NetworkPolicies, v)
+	case *cluster.ClusterNetworkPolicy:
+		o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, v)
 	}
 }
 
@@ -271,6 +285,8 @@ func changesOf(before, after *cluster.State, s *saved) {
 	})
 	s.Put.EndpointSlices = keep(writtenSlices(d.EndpointSlices), cluster.KindEndpointSlice, s, func(v *cluster.EndpointSlice) *cluster.Meta { return &v.Meta }, func(*cluster.EndpointSlice) {})
 	s.Put.Endpoints = keep(d.Endpoints, cluster.KindEndpoints, s, func(v *cluster.Endpoints) *cluster.Meta { return &v.Meta }, func(*cluster.Endpoints) {})
+	s.Put.NetworkPolicies = keep(d.NetworkPolicies, cluster.KindNetworkPolicy, s, func(v *cluster.NetworkPolicy) *cluster.Meta { return &v.Meta }, func(*cluster.NetworkPolicy) {})
+	s.Put.ClusterNetworkPolicies = keep(d.ClusterNetworkPolicies, cluster.KindClusterNetworkPolicy, s, func(v *cluster.ClusterNetworkPolicy) *cluster.Meta { return &v.Meta }, func(*cluster.ClusterNetworkPolicy) {})
 }
 
 // writtenSlices leaves out slices that are derived: they are derived again.
@@ -337,5 +353,11 @@ func (s *step) load(kept *saved) {
 	}
 	for _, v := range kept.Put.Endpoints {
 		s.tx.PutEndpoints(v)
+	}
+	for _, v := range kept.Put.NetworkPolicies {
+		s.tx.PutNetworkPolicy(v)
+	}
+	for _, v := range kept.Put.ClusterNetworkPolicies {
+		s.tx.PutClusterNetworkPolicy(v)
 	}
 }

@@ -130,6 +130,9 @@ func (w *world) run(args []string) string {
 		if state.Services.Len()+state.EndpointSlices.Len() > 0 {
 			kinds = append(kinds, "services", "slices")
 		}
+		if state.NetworkPolicies.Len()+state.ClusterNetworkPolicies.Len() > 0 {
+			kinds = append(kinds, "policies")
+		}
 		out.WriteString(tables(state, kinds, w.now))
 	case "delete": // -f FILE | KIND NAME
 		if rest[0] == "-f" {
@@ -302,7 +305,21 @@ func tables(s *cluster.State, what []string, now time.Time) string {
 				if !n.Deleted.IsZero() {
 					status = "Terminating"
 				}
+				if n.IsolatesIngress {
+					status += ", isolates ingress"
+				}
 				fmt.Fprintf(t, "%s\t%s\n", n.Name, status)
+			}
+		case "policies":
+			fmt.Fprintln(t, "NAMESPACE\tPOLICY\tUID\tGENERATION\tAGE\tISOLATES\tINVALID")
+			isolates := func(ingress, egress bool) string {
+				return map[[2]bool]string{{true, false}: "ingress", {false, true}: "egress", {true, true}: "both"}[[2]bool{ingress, egress}]
+			}
+			for v := range s.NetworkPolicies.All() {
+				fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", v.Namespace, v.Name, v.UID, v.Generation, now.Sub(v.Created), none(isolates(v.IsolatesIngress, v.IsolatesEgress)), none(v.Invalid))
+			}
+			for v := range s.ClusterNetworkPolicies.All() {
+				fmt.Fprintf(t, "-\t%s\t%s\t%d\t%s\t%s %d\t%s\n", v.Name, v.UID, v.Generation, now.Sub(v.Created), v.Tier, v.Priority, none(v.Invalid))
 			}
 		case "services":
 			fmt.Fprintln(t, "NAMESPACE\tSERVICE\tTYPE\tCLUSTER-IPS\tLOAD BALANCER\tPORTS\tCONDITIONS")

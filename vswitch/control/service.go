@@ -321,25 +321,5 @@ func (a *applying) endpointSlice(in *cluster.EndpointSlice) {
 
 func (a *applying) endpoints(in *cluster.Endpoints) {
 	v := *in
-	cur := a.tx.Own().Endpoints.Get(v.Key())
-	if cur == nil {
-		if a.leaving(cluster.KindEndpoints, &v.Meta, nil) {
-			return
-		}
-		a.create(&v.Meta)
-		a.putEndpoints(&v)
-		a.done(cluster.KindEndpoints, &v.Meta, "created")
-		return
-	}
-	if a.leaving(cluster.KindEndpoints, &v.Meta, &cur.Meta) {
-		return
-	}
-	take(&v.Meta, &cur.Meta)
-	if same(&v, cur, func(v *cluster.Endpoints) *string { return &v.Source }) {
-		a.done(cluster.KindEndpoints, &v.Meta, "unchanged")
-		return
-	}
-	v.Generation++
-	a.putEndpoints(&v)
-	a.done(cluster.KindEndpoints, &v.Meta, "configured")
+	put(a, cluster.KindEndpoints, &v, a.tx.Own().Endpoints.Get(v.Key()), func(v *cluster.Endpoints) *cluster.Meta { return &v.Meta }, a.putEndpoints)
 }

@@ -78,6 +78,7 @@ func (s *static) all(o *cluster.Objects) error {
 	if err := s.services(o); err != nil {
 		return err
 	}
+	s.policies(o)
 	s.impliedNodes(o)
 	s.impliedPods(o, false)
 	if err := s.ranges(o); err != nil {
@@ -187,6 +188,9 @@ func (s *static) missingNamespaces() map[string]bool {
 		missing[v.Namespace] = true
 	}
 	for v := range s.tx.Own().Endpoints.All() {
+		missing[v.Namespace] = true
+	}
+	for v := range s.tx.Own().NetworkPolicies.All() {
 		missing[v.Namespace] = true
 	}
 	for n := range s.tx.Own().Namespaces.All() {

@@ -82,6 +82,8 @@ func object(noun any) (runtime.Object, error) {
 		return fromEndpointSlice(n)
 	case *cluster.Endpoints:
 		return fromEndpoints(n)
+	case *cluster.NetworkPolicy:
+		return fromNetworkPolicy(n)
 	}
 	return nil, fmt.Errorf("encode: a %T has no Kubernetes form", noun)
 }

@@ -77,7 +77,8 @@ func bare() *Objects {
 	services, slices, endpoints := bareServices(meta)
 	return &Objects{
 		Services: services, EndpointSlices: slices, Endpoints: endpoints,
-		Namespaces: []*cluster.Namespace{{Meta: meta("", "shop")}},
+		NetworkPolicies: bareNetworkPolicies(meta),
+		Namespaces:      []*cluster.Namespace{{Meta: meta("", "shop")}},
 		Nodes: []*cluster.Node{{Meta: meta("", "n1"), Addresses: []netip.Addr{addr("172.29.0.1"), addr("fd00:10:29::1")},
 			ExtraAddresses: []netip.Addr{addr("192.168.1.1")},
 			PodCIDRs:       []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}, Ready: true, Unschedulable: true},
@@ -106,6 +107,10 @@ func metas(o *Objects) (list []*cluster.Meta) {
 		case *cluster.EndpointSlice:
 			list = append(list, &n.Meta)
 		case *cluster.Endpoints:
+			list = append(list, &n.Meta)
+		case *cluster.NetworkPolicy:
+			list = append(list, &n.Meta)
+		case *cluster.ClusterNetworkPolicy:
 			list = append(list, &n.Meta)
 		}
 	}

@@ -29,6 +29,12 @@ func (t typeMeta) group() string {
 var handled = map[string]string{
 	"Namespace": "v1", "Node": "v1", "Pod": "v1", "Deployment": "apps/v1",
 	"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Endpoints": "v1",
+	"NetworkPolicy": "networking.k8s.io/v1",
+}
+
+// older are versions that are read as the handled one, whose form they have.
+var older = map[typeMeta]bool{
+	{"extensions/v1beta1", "NetworkPolicy"}: true,
 }
 
 // manifest reads one object, or the items of a List. inherited is the type of
@@ -50,7 +56,10 @@ func (l *loader) manifest(m *manifest, tree any, inherited typeMeta) {
 	name := nameOf(t.kind, object)
 	version, known := handled[t.kind]
 	switch {
-	case known && version == t.apiVersion:
+	case known && (version == t.apiVersion || older[t]):
+		if older[t] {
+			object["apiVersion"] = t.apiVersion // which an item may leave to its list
+		}
 		l.object(m, t.kind, name, object)
 	case known && (t.group() == typeMeta{apiVersion: version}.group() || t.group() == "extensions"):
 		l.fail(m.failure(name, "apiVersion", fmt.Sprintf("no kind %s in %q; did you mean %q?", t.kind, t.apiVersion, version)))
@@ -144,38 +153,39 @@ func (l *loader) object(m *manifest, kind, name string, tree map[string]any) {
 	case "Namespace":
 		if o, ok := decode(l, m, name, tree, defaultNamespace, validateNamespace); ok {
 			n := toNamespace(o)
-			if l.add(m, cluster.Ref{Kind: cluster.KindNamespace, Key: n.Key()}, &n.Meta) {
-				l.objects.Namespaces = append(l.objects.Namespaces, n)
-			}
+			record(l, m, cluster.KindNamespace, &n.Meta, &l.objects.Namespaces, n)
 		}
 	case "Node":
 		if o, ok := decode(l, m, name, tree, defaultNode, validateNode); ok {
 			n := toNode(o)
 			l.nodeNoEffect(m, name, o)
-			if l.add(m, cluster.Ref{Kind: cluster.KindNode, Key: n.Key()}, &n.Meta) {
-				l.objects.Nodes = append(l.objects.Nodes, n)
-			}
+			record(l, m, cluster.KindNode, &n.Meta, &l.objects.Nodes, n)
 		}
 	case "Pod":
 		if o, ok := decode(l, m, name, tree, defaultPod, validatePod); ok {
 			l.generateName(cluster.KindPod, &o.ObjectMeta, o)
 			p := toPod(o)
 			l.podNoEffect(m, name, "spec", &o.Spec)
-			if l.add(m, cluster.Ref{Kind: cluster.KindPod, Key: p.Key()}, &p.Meta) {
-				l.objects.Pods = append(l.objects.Pods, p)
-			}
+			record(l, m, cluster.KindPod, &p.Meta, &l.objects.Pods, p)
 		}
 	case "Deployment":
 		if o, ok := decode(l, m, name, tree, defaultDeployment, validateDeployment); ok {
 			l.generateName(cluster.KindDeployment, &o.ObjectMeta, o)
 			d := toDeployment(o)
 			l.podNoEffect(m, name, "spec.template.spec", &o.Spec.Template.Spec)
-			if l.add(m, cluster.Ref{Kind: cluster.KindDeployment, Key: d.Key()}, &d.Meta) {
-				l.objects.Deployments = append(l.objects.Deployments, d)
-			}
+			record(l, m, cluster.KindDeployment, &d.Meta, &l.objects.Deployments, d)
 		}
 	case "Service", "EndpointSlice", "Endpoints":
 		l.serviceObject(m, kind, name, tree)
+	case "NetworkPolicy", "ClusterNetworkPolicy":
+		l.policyObject(m, kind, name, tree)
+	}
+}
+
+// record adds an object to a list, unless it is the second one of its name.
+func record[T any](l *loader, m *manifest, kind cluster.Kind, meta *cluster.Meta, list *[]*T, v *T) {
+	if l.add(m, cluster.Ref{Kind: kind, Key: meta.Key()}, meta) {
+		*list = append(*list, v)
 	}
 }
 
@@ -188,9 +198,7 @@ func (l *loader) serviceObject(m *manifest, kind, name string, tree map[string]a
 			l.serviceNoEffect(m, name, o)
 			normalizeService(o)
 			v := toService(o)
-			if l.add(m, cluster.Ref{Kind: cluster.KindService, Key: v.Key()}, &v.Meta) {
-				l.objects.Services = append(l.objects.Services, v)
-			}
+			record(l, m, cluster.KindService, &v.Meta, &l.objects.Services, v)
 		}
 	case "EndpointSlice":
 		if o, ok := decode(l, m, name, tree, defaultEndpointSlice, validateEndpointSlice); ok {
@@ -200,17 +208,13 @@ func (l *loader) serviceObject(m *manifest, kind, name string, tree map[string]a
 			}
 			l.generateName(cluster.KindEndpointSlice, &o.ObjectMeta, o)
 			v := toEndpointSlice(o)
-			if l.add(m, cluster.Ref{Kind: cluster.KindEndpointSlice, Key: v.Key()}, &v.Meta) {
-				l.objects.EndpointSlices = append(l.objects.EndpointSlices, v)
-			}
+			record(l, m, cluster.KindEndpointSlice, &v.Meta, &l.objects.EndpointSlices, v)
 		}
 	case "Endpoints":
 		if o, ok := decode(l, m, name, tree, defaultEndpoints, validateEndpoints); ok {
 			l.generateName(cluster.KindEndpoints, &o.ObjectMeta, o)
 			v := toEndpoints(o)
-			if l.add(m, cluster.Ref{Kind: cluster.KindEndpoints, Key: v.Key()}, &v.Meta) {
-				l.objects.Endpoints = append(l.objects.Endpoints, v)
-			}
+			record(l, m, cluster.KindEndpoints, &v.Meta, &l.objects.Endpoints, v)
 		}
 	}
 }
@@ -225,27 +229,32 @@ func readable(message string) string {
 // decode makes a T of the tree, with defaults, and reports all that is wrong
 // with it. ok is false if anything is.
 func decode[T any](l *loader, m *manifest, name string, tree map[string]any, complete func(*T), validate func(*T) field.ErrorList) (*T, bool) {
-	var s schema
+	o, s := examine(l, m, name, tree, complete, validate)
+	return o, len(s.problems) == 0
+}
+
+// examine is decode for those who want to know where the problems are.
+func examine[T any](l *loader, m *manifest, name string, tree map[string]any, complete func(*T), validate func(*T) field.ErrorList) (*T, *schema) {
+	s := &schema{}
 	pruned := s.fitStruct(nil, tree, reflect.TypeFor[T]())
-	problems := s.problems
 	o := new(T)
 	data, err := json.Marshal(pruned)
 	if err == nil {
 		err = json.Unmarshal(data, o)
 	}
 	if err != nil {
-		problems = append(problems, problem{"", err.Error()})
+		s.problems = append(s.problems, problem{"", err.Error()})
 	} else {
 		complete(o)
 		for _, e := range validate(o) {
 			if !s.covers(e.Field) {
-				problems = append(problems, problem{e.Field, readable(e.ErrorBody())})
+				s.problems = append(s.problems, problem{e.Field, readable(e.ErrorBody())})
 			}
 		}
 	}
-	m.sortProblems(problems)
-	for _, p := range problems {
+	m.sortProblems(s.problems)
+	for _, p := range s.problems {
 		l.fail(m.failure(name, p.field, p.message))
 	}
-	return o, len(problems) == 0
+	return o, s
 }

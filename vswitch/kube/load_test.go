@@ -130,6 +130,12 @@ func nouns(o *Objects) (list []any) {
 	for _, e := range o.Endpoints {
 		list = append(list, e)
 	}
+	for _, p := range o.NetworkPolicies {
+		list = append(list, p)
+	}
+	for _, p := range o.ClusterNetworkPolicies {
+		list = append(list, p)
+	}
 	return list
 }
 

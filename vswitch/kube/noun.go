@@ -57,9 +57,11 @@ func withoutLastApplied(m map[string]string) map[string]string {
 }
 
 func toNamespace(n *corev1.Namespace) *cluster.Namespace {
-	return &cluster.Namespace{Meta: toMeta(&n.ObjectMeta, &corev1.Namespace{
+	out := &cluster.Namespace{Meta: toMeta(&n.ObjectMeta, &corev1.Namespace{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}, ObjectMeta: desiredMeta(&n.ObjectMeta), Spec: n.Spec,
 	})}
+	out.IsolatesIngress, _ = isolates(n) // validation has looked at it
+	return out
 }
 
 func toNode(n *corev1.Node) *cluster.Node {

@@ -31,7 +31,11 @@ func validateMeta(m *metav1.ObjectMeta, namespaced bool, name apivalidation.Vali
 }
 
 func validateNamespace(n *corev1.Namespace) field.ErrorList {
-	return validateMeta(&n.ObjectMeta, false, apivalidation.NameIsDNSLabel)
+	errs := validateMeta(&n.ObjectMeta, false, apivalidation.NameIsDNSLabel)
+	if _, err := isolates(n); err != nil {
+		errs = append(errs, field.Invalid(field.NewPath("metadata", "annotations").Key(annotationIsolation), n.Annotations[annotationIsolation], err.Error()))
+	}
+	return errs
 }
 
 func validateNode(n *corev1.Node) field.ErrorList {

@@ -174,6 +174,12 @@ func (s *supervisor) serveState(w http.ResponseWriter, r *http.Request) {
 	for o := range state.Endpoints.All() {
 		out.Endpoints = append(out.Endpoints, o)
 	}
+	for o := range state.NetworkPolicies.All() {
+		out.NetworkPolicies = append(out.NetworkPolicies, o)
+	}
+	for o := range state.ClusterNetworkPolicies.All() {
+		out.ClusterNetworkPolicies = append(out.ClusterNetworkPolicies, o)
+	}
 	answer(w, out, nil)
 }
 
