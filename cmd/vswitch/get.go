@@ -69,10 +69,11 @@ kind, name or node.`,
 			if err := g.check(); err != nil {
 				return bad(err)
 			}
-			if g.socket != "" && g.node != "" {
-				return bad(errors.New("--node and --socket both name the node to ask; give one of them"))
-			}
-			if g.socket == "" {
+			if len(g.from.files) > 0 {
+				if g.manifests, err = g.from.load(c); err != nil {
+					return err
+				}
+			} else if g.socket == "" {
 				if g.client, err = open(c); err != nil {
 					return err
 				}
@@ -80,6 +81,9 @@ kind, name or node.`,
 			}
 			g.inNamespace = c.Flags().Changed("namespace")
 			g.out, g.errOut = c.OutOrStdout(), c.ErrOrStderr()
+			if g.matrix.wanted {
+				return g.showMatrix(c.Context())
+			}
 			return g.run(c.Context())
 		},
 	}
@@ -90,6 +94,12 @@ kind, name or node.`,
 	f.BoolVarP(&g.watch, "watch", "w", false, "go on as things change")
 	f.StringVar(&g.node, "node", "", "what is on this node only")
 	f.StringVar(&g.socket, "socket", "", "ask the node whose API socket this is: node.sock in its runtimeDir")
+	f.StringArrayVarP(&g.from.files, "filename", "f", nil, "policies of manifests instead of the running cluster's: a file, a directory, or -; repeatable")
+	f.BoolVar(&g.matrix.wanted, "matrix", false, "of policies: who may reach whom")
+	f.Uint16Var(&g.matrix.port, "port", 0, "port of the matrix (default those that the receivers' containers declare)")
+	f.StringVar(&g.matrix.proto, "proto", "", "protocol of the matrix: tcp, udp, sctp or icmp (default that of the ports, else tcp)")
+	f.StringVar(&g.matrix.by, "by", "", "label by whose values the matrix puts pods together")
+	completeFlag(c, "proto", cobra.FixedCompletions([]string{"tcp", "udp", "sctp", "icmp"}, noFiles))
 	completeGet(c)
 	return c
 }
@@ -103,7 +113,10 @@ type getOptions struct {
 	output      string
 	node        string
 	socket      string
-	client      *lab.Client // nil with a socket
+	from        whereFlags
+	manifests   *lab.State  // nil without -f
+	client      *lab.Client // nil with a socket or manifests
+	matrix      matrixOptions
 	out, errOut io.Writer
 
 	revision uint64 // of the State that was shown last
@@ -117,6 +130,22 @@ type listing struct {
 
 // check reports what cannot be had of the kinds.
 func (g *getOptions) check() error {
+	if g.socket != "" && g.node != "" {
+		return errors.New("--node and --socket both name the node to ask; give one of them")
+	}
+	if len(g.from.files) > 0 {
+		if g.watch || g.node != "" || g.socket != "" {
+			return errors.New("-f shows manifests; leave -w, --node and --socket out")
+		}
+		for _, k := range g.kinds {
+			if !k.policies {
+				return fmt.Errorf("-f shows policies of manifests, and no %s", k.name())
+			}
+		}
+	}
+	if err := g.matrix.check(g); err != nil {
+		return err
+	}
 	if g.watch && len(g.kinds) > 1 {
 		return fmt.Errorf("-w follows one kind; %d are given", len(g.kinds))
 	}
@@ -208,6 +237,9 @@ func (g *getOptions) listDaemon(ctx context.Context) (lists []listing, err error
 }
 
 func (g *getOptions) listCluster(ctx context.Context) (lists []listing, err error) {
+	if g.manifests != nil {
+		return g.listObjects(ctx, nil)
+	}
 	nodes, err := g.client.Nodes(ctx)
 	if err != nil {
 		return nil, err
@@ -215,6 +247,11 @@ func (g *getOptions) listCluster(ctx context.Context) (lists []listing, err erro
 	if g.node != "" && !slices.ContainsFunc(nodes, func(n lab.Node) bool { return n.Name == g.node }) {
 		return nil, bad(fmt.Errorf("there is no node %s", g.node))
 	}
+	return g.listObjects(ctx, nodes)
+}
+
+// listObjects lists the kinds, tables of nodes among them.
+func (g *getOptions) listObjects(ctx context.Context, nodes []lab.Node) (lists []listing, err error) {
 	var state *lab.State // one for all kinds
 	for _, k := range g.kinds {
 		if k.objects == nil {
@@ -226,15 +263,29 @@ func (g *getOptions) listCluster(ctx context.Context) (lists []listing, err erro
 			continue
 		}
 		if state == nil {
-			s, err := g.client.State(ctx)
-			if err != nil {
+			if state, err = g.state(ctx); err != nil {
 				return nil, err
 			}
-			state, g.revision = &s, s.Revision
+			g.revision = state.Revision
 		}
-		lists = append(lists, listing{k, k.objects(state, nodes)})
+		rows := k.objects(state, nodes)
+		if k.policies && g.output == "wide" {
+			if err := g.addPolicyReports(ctx, state, nodes, rows); err != nil {
+				return nil, err
+			}
+		}
+		lists = append(lists, listing{k, rows})
 	}
 	return lists, nil
+}
+
+// state returns the objects of the running cluster, or those of the manifests.
+func (g *getOptions) state(ctx context.Context) (*lab.State, error) {
+	if g.manifests != nil {
+		return g.manifests, nil
+	}
+	s, err := g.client.State(ctx)
+	return &s, err
 }
 
 // tables asks every node, or the one that was named.

@@ -146,7 +146,8 @@ func (g *getOptions) printEvent(e event) error {
 // valueJSON is an object in Kubernetes form, or an entry of a table as it is.
 func valueJSON(value any) ([]byte, error) {
 	switch value.(type) {
-	case *cluster.Pod, *cluster.Node, *cluster.Namespace, *cluster.Deployment, *cluster.Service, *cluster.Endpoints, *cluster.EndpointSlice:
+	case *cluster.Pod, *cluster.Node, *cluster.Namespace, *cluster.Deployment, *cluster.Service, *cluster.Endpoints, *cluster.EndpointSlice,
+		*cluster.NetworkPolicy, *cluster.ClusterNetworkPolicy:
 		return kube.Encode(value, kube.JSON)
 	}
 	return json.Marshal(value)

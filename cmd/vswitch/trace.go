@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -42,7 +43,9 @@ The verdict is one of
   delivered   it arrives at the pod or node; whether somebody listens there is not asked
   rejected    it dies, and the sender is told (ICMP error, TCP reset)
   dropped     it dies in silence
-and a reason, one word, follows in parentheses if it dies.
+and a reason, one word, follows in parentheses if it dies. Where a network policy
+decided, it is named with the rule: the steps egress, of the sender's policies, and
+ingress, of the receiver's, say how it came to that.
 
 With --probes every line of a file is a packet, {"from":"x/a","to":"x/b:80"}, where "id",
 "proto" and "at" may follow; every line of the output is the result of one, in order. The
@@ -149,8 +152,13 @@ func printTrace(out io.Writer, r *trace.Result) {
 	}
 	t.print(out)
 	fmt.Fprintf(out, "\n%s: %s -> %s", r.Verdict, r.Source, r.Destination)
-	if r.Reason != "" {
+	switch {
+	case r.Reason != "" && r.Policy != "" && strings.HasPrefix(r.Reason, "policy-"):
+		fmt.Fprintf(out, " (%s: %s)", r.Reason, r.Policy)
+	case r.Reason != "":
 		fmt.Fprintf(out, " (%s)", r.Reason)
+	case r.Policy != "":
+		fmt.Fprintf(out, " (allowed by %s)", r.Policy)
 	}
 	fmt.Fprintln(out)
 }

@@ -104,6 +104,19 @@ func (o *whereFlags) static(c *cobra.Command) (state *cluster.State, cfg control
 	return state, cfg, services, nil
 }
 
+// load returns the objects that the manifests describe, as those of a running
+// cluster.
+func (o *whereFlags) load(c *cobra.Command) (*lab.State, error) {
+	if o.services.externalClient == "" {
+		o.services.externalClient = agent.PreserveClient
+	}
+	s, _, _, err := o.static(c)
+	if err != nil {
+		return nil, err
+	}
+	return lab.StateOf(s), nil
+}
+
 // namesNodes reports whether the manifests say which nodes there are.
 func namesNodes(o *cluster.Objects) bool {
 	onNode := func(e cluster.Endpoint) bool { return e.Node != "" }
