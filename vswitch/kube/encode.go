@@ -84,6 +84,8 @@ func object(noun any) (runtime.Object, error) {
 		return fromEndpoints(n)
 	case *cluster.NetworkPolicy:
 		return fromNetworkPolicy(n)
+	case *cluster.ClusterNetworkPolicy:
+		return fromClusterNetworkPolicy(n)
 	}
 	return nil, fmt.Errorf("encode: a %T has no Kubernetes form", noun)
 }

@@ -77,8 +77,8 @@ func bare() *Objects {
 	services, slices, endpoints := bareServices(meta)
 	return &Objects{
 		Services: services, EndpointSlices: slices, Endpoints: endpoints,
-		NetworkPolicies: bareNetworkPolicies(meta),
-		Namespaces:      []*cluster.Namespace{{Meta: meta("", "shop")}},
+		NetworkPolicies: bareNetworkPolicies(meta), ClusterNetworkPolicies: bareClusterPolicies(meta),
+		Namespaces: []*cluster.Namespace{{Meta: meta("", "shop")}},
 		Nodes: []*cluster.Node{{Meta: meta("", "n1"), Addresses: []netip.Addr{addr("172.29.0.1"), addr("fd00:10:29::1")},
 			ExtraAddresses: []netip.Addr{addr("192.168.1.1")},
 			PodCIDRs:       []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00::/64")}, Ready: true, Unschedulable: true},

@@ -1,10 +1,13 @@
 package kube
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"vswitch/vswitch/cluster"
 )
 
 // Error is one thing that is wrong with the input.
@@ -22,6 +25,51 @@ type Error struct {
 // Error returns one line: `pods.yaml:12: Pod shop/web-1: spec.nodeNam: unknown field; …`.
 func (e *Error) Error() string {
 	return place(e.File, e.Line, e.Document, e.Object, e.Field, e.Message)
+}
+
+// refusal is the error of Load and Parse. errs joins the Errors.
+type refusal struct {
+	errs     error
+	standIns *Objects
+}
+
+func (r *refusal) Error() string { return r.errs.Error() }
+
+func (r *refusal) Unwrap() []error { return unjoin(r.errs) }
+
+func unjoin(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// StandIns returns policies that stand for those which Load or Parse refused
+// with err, as far as it is certain which pods those select: with Invalid set
+// to the first reason, and without rules. Who would rather isolate those pods
+// than leave them open uses them; others need not ask. It is never nil.
+func StandIns(err error) *Objects {
+	var r *refusal
+	if errors.As(err, &r) {
+		return r.standIns
+	}
+	return &Objects{}
+}
+
+// Remark returns err, one of Load or Parse, with text at the end of the last
+// thing that it says of an object.
+func Remark(err error, about cluster.Ref, text string) error {
+	errs := unjoin(err)
+	for i := len(errs) - 1; i >= 0; i-- {
+		var e *Error
+		if errors.As(errs[i], &e) && e.Object == about.String() {
+			remarked := *e
+			remarked.Message += text
+			errs = append(append(errs[:i:i], &remarked), errs[i+1:]...)
+			break
+		}
+	}
+	return &refusal{errors.Join(errs...), StandIns(err)}
 }
 
 // Warning is something in the input that was skipped or has no effect.

@@ -29,7 +29,7 @@ func (t typeMeta) group() string {
 var handled = map[string]string{
 	"Namespace": "v1", "Node": "v1", "Pod": "v1", "Deployment": "apps/v1",
 	"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Endpoints": "v1",
-	"NetworkPolicy": "networking.k8s.io/v1",
+	"NetworkPolicy": "networking.k8s.io/v1", "ClusterNetworkPolicy": clusterPolicyVersion,
 }
 
 // older are versions that are read as the handled one, whose form they have.

@@ -25,7 +25,7 @@ const maxInput = 256 << 20
 //
 // If anything is wrong, Load returns no objects, and an error that joins one
 // *Error for each thing, in the order of the input. Warnings are returned in
-// both cases.
+// both cases. What can be known of policies that are wrong StandIns returns.
 func Load(paths []string, stdin io.Reader) (*Objects, []Warning, error) {
 	l := newLoader()
 	for _, p := range paths {
@@ -43,6 +43,7 @@ func Parse(name string, data []byte) (*Objects, []Warning, error) {
 
 type loader struct {
 	objects  Objects
+	standIns Objects // for policies that are refused
 	warnings []Warning
 	errs     []*Error
 	files    map[string]int              // in the order they were read
@@ -59,7 +60,7 @@ func (l *loader) result() (*Objects, []Warning, error) {
 	l.conflicts()
 	l.sort()
 	if len(l.errs) > 0 {
-		return nil, l.warnings, join(l.errs)
+		return nil, l.warnings, &refusal{join(l.errs), &l.standIns}
 	}
 	return &l.objects, l.warnings, nil
 }
@@ -204,7 +205,7 @@ func (l *loader) conflicts() {
 
 // add notes an object, and refuses the second one of a name.
 func (l *loader) add(m *manifest, ref cluster.Ref, meta *cluster.Meta) bool {
-	meta.Source = fmt.Sprintf("%s:%d", m.doc.file, m.line(""))
+	meta.Source = m.source()
 	if where, twice := l.first[ref]; twice {
 		l.fail(m.failure(ref.String(), "metadata.name", "is given twice; the first one is at "+where))
 		return false
@@ -228,6 +229,9 @@ func (m *manifest) line(field string) int {
 	}
 	return m.doc.locate(m.path + "." + field)
 }
+
+// source is where the object begins, "file:line".
+func (m *manifest) source() string { return fmt.Sprintf("%s:%d", m.doc.file, m.line("")) }
 
 func (m *manifest) failure(object, field, message string) *Error {
 	return m.doc.failure(m.line(field), object, field, message)

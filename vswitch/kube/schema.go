@@ -17,6 +17,13 @@ import (
 // problem is something wrong at a path of an object.
 type problem struct{ field, message string }
 
+func (p problem) String() string {
+	if p.field == "" {
+		return p.message
+	}
+	return p.field + ": " + p.message
+}
+
 // schema compares a decoded document with a Go type and collects all that
 // does not fit; encoding/json would stop at the first, without its path. What
 // does not fit is removed from the document, so that the rest can be decoded
