@@ -24,6 +24,24 @@ func (s *serviceFlags) add(f *pflag.FlagSet, when string) {
 	f.BoolVar(&s.masqueradeAll, "masquerade-all", false, "hide pods, too, from the backends of cluster IPs"+when)
 }
 
+// policyFlags say how a cluster treats network policy.
+type policyFlags struct{ established string }
+
+// add makes the flag part of f. when says which use it is for.
+func (p *policyFlags) add(f *pflag.FlagSet, when string) {
+	f.StringVar(&p.established, "policy-established", agent.CutEstablished,
+		"what becomes of connections that policy no longer allows: cut ends them, keep lets them go on"+when)
+}
+
+// to writes what the flag says into c.
+func (p *policyFlags) to(c *agent.PolicyConfig) error {
+	if p.established != agent.CutEstablished && p.established != agent.KeepEstablished {
+		return fmt.Errorf("--policy-established %q: use %s or %s", p.established, agent.CutEstablished, agent.KeepEstablished)
+	}
+	c.Established = p.established
+	return nil
+}
+
 // names are the flags' names.
 func (*serviceFlags) names() []string {
 	return []string{"service-cidr", "external-client", "nodeport-addresses", "masquerade-all"}

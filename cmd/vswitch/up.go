@@ -18,6 +18,7 @@ func newUp() *cobra.Command {
 	o := lab.Options{Config: agent.Default()}
 	var files, clusterCIDRs, nodeCIDRs []string
 	var services serviceFlags
+	var policy policyFlags
 	c := &cobra.Command{
 		Use:   "up [-f FILE|DIR]... [--nodes N]",
 		Short: "Start a cluster on this machine, without root",
@@ -58,6 +59,9 @@ and all else was.`,
 			if err := services.to(&o.Config.Services); err != nil {
 				return bad(err)
 			}
+			if err := policy.to(&o.Config.Policy); err != nil {
+				return bad(err)
+			}
 			return up(c, o)
 		},
 	}
@@ -68,6 +72,7 @@ and all else was.`,
 	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
 	f.StringArrayVar(&nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64)")
 	services.add(f, "")
+	policy.add(f, "")
 	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay); a larger one, up to 65521, is faster on a node, and across nodes path MTU discovery finds what fits")
 	return c
 }

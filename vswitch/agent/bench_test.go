@@ -83,12 +83,12 @@ func following(tb testing.TB, store *cluster.Store) *vswitch.Switch {
 	}
 	n := &Node{
 		sw: sw, store: store, services: NewServices(ServiceConfig{CIDRs: prefixes("10.96.0.0/12")}, "node1", ""),
-		revisions: newRevisions(), health: newHealthPorts(slog.New(slog.DiscardHandler)), lost: make(chan struct{}, 1),
+		policies: NewPolicies(PolicyConfig{}, "node1"), watch: store.Watch(), revisions: newRevisions(), health: newHealthPorts(slog.New(slog.DiscardHandler)), lost: make(chan struct{}, 1),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{}, 2)
 	go func() { _ = sw.Run(ctx); done <- struct{}{} }() // ends with ctx
-	go func() { n.followServices(ctx); done <- struct{}{} }()
+	go func() { n.follow(ctx); done <- struct{}{} }()
 	tb.Cleanup(func() {
 		cancel()
 		<-done

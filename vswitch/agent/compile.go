@@ -7,6 +7,7 @@ import (
 	"slices"
 	"text/tabwriter"
 
+	"vswitch/policy"
 	"vswitch/vswitch"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
@@ -120,8 +121,13 @@ func (c *Compiler) SetSelf(s Self) {
 	}
 }
 
-// SetStarting tells whether it is still unknown what services there are.
-func (c *Compiler) SetStarting(yes bool) { c.next.Starting = yes }
+// SetStarting tells whether it is still unknown what services and policies there
+// are. Until SetPolicies tells, policy knows no pod, and lets none begin anything.
+func (c *Compiler) SetStarting(yes bool) {
+	if c.next.Starting = yes; yes {
+		c.next.Policy = &policy.Set{}
+	}
+}
 
 // SetOverlay tells which port is the overlay's or uplink's.
 func (c *Compiler) SetOverlay(port uint16, kind vswitch.PortKind, mtu int) {

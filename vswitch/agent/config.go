@@ -50,8 +50,10 @@ type Config struct {
 	Uplink   UplinkConfig  `json:"uplink"`
 	Gossip   GossipConfig  `json:"gossip"`
 	Services ServiceConfig `json:"services"`
-	// Control is the unix socket of whoever decides what is desired: services and
-	// their endpoints. Empty: the node knows of no services.
+	Policy   PolicyConfig  `json:"policy"`
+	// Control is the unix socket of whoever decides what is desired: services,
+	// their endpoints, policies, and the pods that they select. Empty: the node
+	// knows of no services and no policies.
 	Control string `json:"control,omitempty"`
 
 	// Ports are pods that the node attaches by itself.
@@ -109,6 +111,7 @@ func Default() Config {
 		Uplink:        UplinkConfig{Device: "vswitch0", Routes: RoutesAll, RouteProtocol: 86},
 		Gossip:        GossipConfig{Listen: netip.MustParseAddrPort("127.0.0.1:7946")},
 		Services:      ServiceConfig{ExternalClient: PreserveClient},
+		Policy:        PolicyConfig{Established: CutEstablished},
 		MaxFlows:      1 << 20,
 		Workers:       1,
 		PodReuseAfter: Duration(2 * time.Minute),
@@ -191,6 +194,7 @@ func (c *Config) Validate() error {
 	}
 	c.validatePorts(bad)
 	c.validateServices(bad)
+	c.validatePolicy(bad)
 	c.validateNodeCIDRs(bad)
 	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
 		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)

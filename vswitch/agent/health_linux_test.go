@@ -33,8 +33,8 @@ func newFed(t *testing.T) (*lone, *cluster.Store) {
 	return l, store
 }
 
-// feed serves the store to the node until the test ends.
-func (l *lone) feed(t *testing.T, store *cluster.Store) {
+// feed serves the store to the node until stop is called, or the test ends.
+func (l *lone) feed(t *testing.T, store *cluster.Store) (stop func()) {
 	t.Helper()
 	listener, err := net.Listen("unix", l.cfg.Control)
 	if err != nil {
@@ -46,11 +46,24 @@ func (l *lone) feed(t *testing.T, store *cluster.Store) {
 	srv := &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(listener) })
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		_ = srv.Close()
 		wg.Wait()
 	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// putPod makes a pod of node1 a desired one.
+func putPod(t *testing.T, store *cluster.Store, r PodRequest) {
+	t.Helper()
+	if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
+		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels}, Node: "node1"})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // dialIn connects from a namespace.
@@ -110,7 +123,9 @@ func TestHealthCheckNodePort(t *testing.T) {
 	l.feed(t, store)
 	l.node = startNode(t, l.ns, l.cfg)
 	l.node.ready(0)
-	pod := l.node.pod(PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}})
+	r := PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}}
+	putPod(t, store, r)
+	pod := l.node.pod(r)
 	problem := func(want string) {
 		t.Helper()
 		eventually(t, 10*time.Second, func() error {
@@ -194,24 +209,30 @@ func TestHealthCheckNodePort(t *testing.T) {
 	refused(30501)
 }
 
-// TestSilentUntilFed: before a node has heard which services there are, it
-// refuses nothing that might be for one of them, and is not ready.
+// TestSilentUntilFed: before a node has heard which services and policies there
+// are, it refuses nothing that a pod begins, allows nothing, and is not ready.
 func TestSilentUntilFed(t *testing.T) {
 	l, store := newFed(t)
+	r := PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}}
+	putPod(t, store, r)
+	stop := l.feed(t, store)
+	l.node = startNode(t, l.ns, l.cfg)
+	l.node.ready(0)
+	pod := l.node.pod(r)
+	stop()
+	l.node.stop(syscall.SIGKILL)
 	l.node = startNode(t, l.ns, l.cfg)
 	eventually(t, 30*time.Second, func() error {
 		s, err := l.node.Status(context.Background())
-		if err == nil && (s.Ready || !strings.Contains(strings.Join(s.Problems, "\n"), "until it tells what services there are, the node is not ready")) {
+		if err == nil && (s.Ready || !strings.Contains(strings.Join(s.Problems, "\n"), "until it tells what services and policies there are, the node is not ready")) {
 			err = fmt.Errorf("ready %v, problems %q", s.Ready, s.Problems)
 		}
 		return err
 	})
-	pod := l.node.pod(PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}})
 	own := PortRequest{NetNS: netnstest.New(t)}
 	if _, err := l.node.AttachOwn(context.Background(), own); err != nil {
 		t.Fatal(err)
 	}
-	talk(t, pod.NetNS, l.cfg.Addresses)
 	ports := func(check func(to netip.AddrPort, err error)) {
 		for _, to := range []string{"172.29.0.1:31000", "[fd00:10:29::1]:31000", "10.96.0.9:80", "192.0.2.1:80", "[2001:db8::1]:80"} {
 			conn, err := dialIn(pod.NetNS, 300*time.Millisecond, netip.MustParseAddrPort(to))
@@ -229,6 +250,7 @@ func TestSilentUntilFed(t *testing.T) {
 	ports(silent)
 	l.feed(t, store)
 	l.node.ready(0)
+	talk(t, pod.NetNS, l.cfg.Addresses)
 	ports(func(to netip.AddrPort, err error) {
 		if to.Addr() == netip.MustParseAddr("10.96.0.9") {
 			silent(to, err)

@@ -39,7 +39,7 @@ type Node struct {
 	link   link
 	gossip *gossip.Gossip
 	uplink uint16         // port id of the link
-	store  *cluster.Store // what is desired
+	store  *cluster.Store // what is desired, and where policy finds it
 	heard  chan struct{}  // has something after all of store was told anew
 	// revisions of the desired state that the node knows, and goes by
 	revisions *revisions
@@ -50,6 +50,10 @@ type Node struct {
 	mu           sync.Mutex // guards what follows
 	compiler     Compiler
 	services     *Services
+	policies     *Policies
+	watch        *cluster.Watcher // of store; nil: nobody tells what is desired
+	hearsay      hearsay
+	relabelled   bool // labels of the node's pods changed, and nobody knows yet
 	health       *healthPorts
 	pools        []*pool
 	pods         map[string]*attachedPod // by namespace/name
@@ -60,8 +64,8 @@ type Node struct {
 	peers        map[string]*peer        // by node name
 	absent       []netip.Prefix          // addresses of nodes that are known, but not alive
 	problems     []string
-	feed         string            // why nothing new is heard of services; empty if it is
-	deaf         bool              // there are services, but nobody has told yet which
+	feed         string            // why nothing new is heard of what is desired; empty if it is
+	deaf         bool              // there are services and policies, but nobody has told yet which
 	strangers    []string          // problems with nodes that cannot be peers
 	refused      map[string]string // why the link does not take a node as peer, by name
 	refuse       string            // why pods cannot be attached; empty if they can
@@ -79,6 +83,10 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 		revisions: newRevisions(), lost: make(chan struct{}, 1), over: make(chan struct{})}
 	n.services = NewServices(cfg.Services, cfg.Name, cfg.Labels[cluster.LabelZone])
 	n.services.checked = n.health.set
+	n.policies, n.hearsay = NewPolicies(cfg.Policy, cfg.Name), newHearsay()
+	if cfg.Control != "" {
+		n.watch = n.store.Watch()
+	}
 	n.compiler.SetStarting(n.deaf)
 	defer func() {
 		if err != nil {
@@ -93,6 +101,7 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	if err := n.startSwitch(); err != nil {
 		return nil, err
 	}
+	n.tellSelf()
 	saved, problem, err := loadState(cfg.StateDir, cfg.Name)
 	if err != nil {
 		return nil, err
@@ -164,7 +173,7 @@ func (n *Node) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	if n.cfg.Control != "" {
 		wg.Go(func() { control.Follow(ctx, n.cfg.Control, n.store, n.revisions.hear, n.feedLost) })
-		wg.Go(func() { n.followServices(ctx) })
+		wg.Go(func() { n.follow(ctx) })
 		wg.Go(func() { n.reviewConnections(ctx) })
 	}
 	wg.Go(func() {

@@ -41,7 +41,9 @@ func (n *Node) sync(s *gossip.State) {
 			n.log.Error("the state could not be saved", "err", err)
 		}
 	}
-	changed := false
+	// Their pods are known before they are reached, and can reach this node.
+	n.hearPods(s)
+	changed := n.refresh(false)
 	alive := map[string]bool{}
 	n.strangers = nil
 	var absent []netip.Prefix

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -36,25 +37,46 @@ func (p *attachedPod) local() LocalPod {
 
 // AttachPod gives a pod its port and addresses. Its port forwards nothing
 // before the pod is in the published tables. Asking again for an attached pod
-// changes nothing and returns what it has.
-func (n *Node) AttachPod(r PodRequest) (PodStatus, error) {
+// changes nothing and returns what it has. On a node that follows a feed it waits
+// until the feed has told about the pod, for a while.
+func (n *Node) AttachPod(ctx context.Context, r PodRequest) (PodStatus, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err := n.checkPod(&r); err != nil {
+		return PodStatus{}, err
+	}
+	if old := n.pods[r.Namespace+"/"+r.Name]; old == nil || !old.same(&r) && !old.Configured {
+		n.mu.Unlock()
+		err := n.awaitTold(ctx, &r)
+		n.mu.Lock()
+		if err != nil {
+			return PodStatus{}, fmt.Errorf("attach pod %s/%s: %w", r.Namespace, r.Name, err)
+		}
+	}
 	return n.attachPod(r, false)
 }
 
-// attachPod is AttachPod with mu held. A configured pod is not of the API.
-func (n *Node) attachPod(r PodRequest, configured bool) (PodStatus, error) {
+// checkPod finds what is wrong with a request and fills in what was left out.
+// Called with mu held.
+func (n *Node) checkPod(r *PodRequest) error {
 	if r.Namespace == "" || r.Name == "" {
-		return PodStatus{}, fmt.Errorf("%w: namespace and name are needed", ErrBadRequest)
+		return fmt.Errorf("%w: namespace and name are needed", ErrBadRequest)
 	}
-	name := r.Namespace + "/" + r.Name
 	if err := r.check(runtime.GOOS); err != nil {
-		return PodStatus{}, fmt.Errorf("attach pod %s: %w: %w", name, ErrBadRequest, err)
+		return fmt.Errorf("attach pod %s/%s: %w: %w", r.Namespace, r.Name, ErrBadRequest, err)
 	}
 	if r.MTU == 0 {
 		r.MTU = n.podMTU()
 	}
+	return nil
+}
+
+// attachPod is AttachPod with mu held. A configured pod is not of the API.
+func (n *Node) attachPod(r PodRequest, configured bool) (PodStatus, error) {
+	if err := n.checkPod(&r); err != nil {
+		return PodStatus{}, err
+	}
+	name := r.Namespace + "/" + r.Name
 	if old := n.pods[name]; old != nil {
 		if old.same(&r) {
 			return old.PodStatus, nil
@@ -89,9 +111,9 @@ func (n *Node) attachPod(r PodRequest, configured bool) (PodStatus, error) {
 	return p.PodStatus, nil
 }
 
-// attach opens the pod's port, makes it part of the tables, and only then sets
-// it up: nothing that the pod sends comes before its place in the world. Called
-// with mu held.
+// attach opens the pod's port, makes it part of the tables with what policy says
+// of it, and only then sets it up: nothing that the pod sends comes before its
+// place in the world. Called with mu held.
 func (n *Node) attach(p *attachedPod) (err error) {
 	if p.MAC == "" {
 		p.MAC = macString(MACOf(p.IPs[0]))
@@ -111,6 +133,8 @@ func (n *Node) attach(p *attachedPod) (err error) {
 		return err
 	}
 	n.compiler.SetPod(p.local())
+	n.vouch(p)
+	n.refresh(false)
 	n.sw.Publish(n.compiler.Publish())
 	if err := n.configure(p); err != nil {
 		n.unplug(p)
@@ -123,6 +147,8 @@ func (n *Node) attach(p *attachedPod) (err error) {
 // unplug takes a pod's port out of the tables and the switch, and closes it.
 func (n *Node) unplug(p *attachedPod) {
 	n.compiler.DeletePod(p.local())
+	n.disown(p)
+	n.refresh(false)
 	n.sw.Publish(n.compiler.Publish())
 	n.sw.Detach(p.id)
 	p.port.Close()

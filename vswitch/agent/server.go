@@ -80,7 +80,7 @@ func (n *Node) handler() http.Handler {
 			answer(w, nil, fmt.Errorf("%w: the body is about another pod than the path", ErrBadRequest))
 			return
 		}
-		s, err := n.AttachPod(req)
+		s, err := n.AttachPod(r.Context(), req)
 		answer(w, s, err)
 	})
 	mux.HandleFunc("DELETE /v1/pods/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {

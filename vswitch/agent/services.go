@@ -185,11 +185,9 @@ func (n *Node) serviceNodes() {
 	n.compiler.SetServices(n.services)
 }
 
-// followServices makes the tables follow the services that are desired, until
-// ctx ends.
-func (n *Node) followServices(ctx context.Context) {
-	w := n.store.Watch()
-	defer w.Close()
+// follow makes the tables follow the services and policies that are desired, and
+// the pods that policies select, until ctx ends.
+func (n *Node) follow(ctx context.Context) {
 	again := time.NewTicker(healthRetry)
 	defer again.Stop()
 	for {
@@ -204,13 +202,38 @@ func (n *Node) followServices(ctx context.Context) {
 			continue
 		case <-n.heard:
 			heard = true
-		case <-w.C():
+		case <-n.watch.C():
 		case <-n.revisions.news:
 		}
 		revision := n.revisions.heard.Load() // before the changes, which are at least those
-		c := w.Next()
-		n.takeServices(&c, heard)
+		n.mu.Lock()
+		if n.refresh(heard) {
+			n.sw.Publish(n.compiler.Publish())
+		}
+		n.mu.Unlock()
 		n.revisions.enforce(revision)
+	}
+}
+
+// refresh takes in what is new in the store, and reports whether that makes the
+// next world another one. heard tells that the feed's whole is known now. Called
+// with mu held.
+func (n *Node) refresh(heard bool) (changed bool) {
+	if n.watch == nil {
+		return false // there is no feed
+	}
+	c := n.watch.Next()
+	if heard && n.deaf {
+		n.deaf, changed = false, true
+		n.vouchAll()
+	}
+	// What is new of pods may make something of theirs known that the node has to
+	// say itself, which then is new.
+	for ; !c.Empty(); c = n.watch.Next() {
+		n.vouchFor(&c)
+		n.hearAgain(&c)
+		changed = n.services.Apply(&c) || changed
+		changed = n.policies.Apply(&c) || changed
 		if lostEndpoints(&c) {
 			select {
 			case n.lost <- struct{}{}:
@@ -218,26 +241,25 @@ func (n *Node) followServices(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// takeServices takes in what changed in services. heard tells that all of them
-// are known now.
-func (n *Node) takeServices(c *cluster.Changes, heard bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	changed := n.services.Apply(c)
-	if heard && n.deaf {
-		n.deaf, changed = false, true
+	if n.relabelled {
+		n.relabelled = false
+		n.announce()
+		if err := n.save(); err != nil {
+			n.log.Error("the state could not be saved", "err", err)
+		}
 	}
 	if changed {
 		n.compiler.SetServices(n.services)
 		n.compiler.SetStarting(n.deaf)
-		n.sw.Publish(n.compiler.Publish())
+		if !n.deaf {
+			n.compiler.SetPolicies(n.policies)
+		}
 		n.health.tend()
 	}
+	return changed
 }
 
-// feedLost notes that the node hears nothing new of services, or does again.
+// feedLost notes that the node hears nothing new of what is desired, or does again.
 func (n *Node) feedLost(err error) {
 	if err == nil {
 		select {
@@ -253,7 +275,7 @@ func (n *Node) feedLost(err error) {
 	}
 	n.feed = err.Error() + "; what it told last stays in use"
 	if n.deaf {
-		n.feed = err.Error() + "; until it tells what services there are, the node is not ready, and silent at its own addresses and at unknown ones"
+		n.feed = err.Error() + "; until it tells what services and policies there are, the node is not ready, and silent at its own addresses and at unknown ones, and new connections of its pods wait"
 	}
 	n.log.Warn(n.feed)
 }

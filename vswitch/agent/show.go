@@ -35,7 +35,7 @@ func (n *Node) Status() Status {
 	case n.feed != "":
 		s.Problems = append(s.Problems, n.feed)
 	case n.deaf:
-		s.Problems = append(s.Problems, "nothing has been heard of services yet from "+n.cfg.Control)
+		s.Problems = append(s.Problems, "nothing has been heard yet of services and policies from "+n.cfg.Control)
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.refused)) {
 		s.Problems = append(s.Problems, fmt.Sprintf("node %s cannot be a peer: %s", name, n.refused[name]))

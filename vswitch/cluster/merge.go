@@ -41,6 +41,9 @@ func (n *Node) observe(o *Node) {
 	if len(o.Addresses) > 0 {
 		n.Addresses = o.Addresses
 	}
+	if len(o.ExtraAddresses) > 0 {
+		n.ExtraAddresses = o.ExtraAddresses
+	}
 	if len(o.PodCIDRs) > 0 {
 		n.PodCIDRs = o.PodCIDRs
 	}

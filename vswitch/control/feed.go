@@ -33,9 +33,10 @@ type update struct {
 }
 
 // Feed tells nodes what their data planes must know of the cluster: services and
-// their endpoints, as JSON lines, for as long as they listen. A node that comes
-// back gets the whole first. A State that is new in other things only is told by
-// its revision, so that a node can say what of the cluster it goes by.
+// their endpoints, policies, and whom those select, as JSON lines, for as long as
+// they listen. A node that comes back gets the whole first. A State that is new in
+// other things only, such as the status of pods, is told by its revision, so that
+// a node can say what of the cluster it goes by.
 func Feed(store *cluster.Store) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/jsonl")
@@ -57,48 +58,36 @@ func Feed(store *cluster.Store) http.Handler {
 	})
 }
 
-// writeChanges writes changes in lines of bounded size.
+// lines writes updates, in lines of bounded size.
+type lines struct {
+	out  *json.Encoder
+	next update
+}
+
+func (l *lines) write() error {
+	err := l.out.Encode(&l.next)
+	l.next = update{Objects: &cluster.Objects{}}
+	return err
+}
+
+// full writes a line if it has as much as a line may have.
+func (l *lines) full() error {
+	if l.next.Objects.Len()+len(l.next.Deleted) < feedChunk {
+		return nil
+	}
+	return l.write()
+}
+
+// writeChanges writes what of the changes nodes must know.
 func writeChanges(out *json.Encoder, c *cluster.Changes, reset bool) error {
-	u := update{Reset: reset, Objects: &cluster.Objects{}}
-	line := func(done bool) error {
-		if u.Done = done; done {
-			u.Revision = c.To.Revision
-		}
-		err := out.Encode(&u)
-		u = update{Objects: &cluster.Objects{}}
-		return err
-	}
-	full := func() error {
-		if u.Objects.Len()+len(u.Deleted) < feedChunk {
-			return nil
-		}
-		return line(false)
-	}
-	for _, ch := range c.Services {
-		if ch.New == nil {
-			u.Deleted = append(u.Deleted, cluster.Ref{Kind: cluster.KindService, Key: ch.Old.Key()})
-		} else {
-			s := *ch.New
-			s.Manifest = nil // for people, not for the data plane
-			u.Objects.Services = append(u.Objects.Services, &s)
-		}
-		if err := full(); err != nil {
+	l := lines{out, update{Reset: reset, Objects: &cluster.Objects{}}}
+	for _, k := range fedKinds {
+		if err := k.write(&l, c); err != nil {
 			return err
 		}
 	}
-	for _, ch := range c.EndpointSlices {
-		if ch.New == nil {
-			u.Deleted = append(u.Deleted, cluster.Ref{Kind: cluster.KindEndpointSlice, Key: ch.Old.Key()})
-		} else {
-			s := *ch.New
-			s.Manifest = nil
-			u.Objects.EndpointSlices = append(u.Objects.EndpointSlices, &s)
-		}
-		if err := full(); err != nil {
-			return err
-		}
-	}
-	return line(true)
+	l.next.Done, l.next.Revision = true, c.To.Revision
+	return l.write()
 }
 
 // Follow keeps store's desired objects those of the feed at a unix socket, until
@@ -129,7 +118,7 @@ func Follow(ctx context.Context, socket string, store *cluster.Store, heard func
 		}
 		if !down {
 			down = true
-			lost(fmt.Errorf("the feed of services at %s is lost: %w", socket, err))
+			lost(fmt.Errorf("the feed at %s is lost: %w", socket, err))
 		}
 		select {
 		case <-ctx.Done():
@@ -196,22 +185,13 @@ func accept(tx *cluster.Txn, batch []update) {
 		if u.Reset {
 			tx.Clear()
 		}
-		for _, r := range u.Deleted {
-			switch r.Kind {
-			case cluster.KindService:
-				tx.DeleteService(r.Key)
-			case cluster.KindEndpointSlice:
-				tx.DeleteEndpointSlice(r.Key)
+		for _, k := range fedKinds {
+			for _, r := range u.Deleted {
+				k.delete(tx, r)
 			}
-		}
-		if u.Objects == nil {
-			continue
-		}
-		for _, s := range u.Objects.Services {
-			tx.PutService(s)
-		}
-		for _, s := range u.Objects.EndpointSlices {
-			tx.PutEndpointSlice(s)
+			if u.Objects != nil {
+				k.put(tx, u.Objects)
+			}
 		}
 	}
 }

@@ -32,6 +32,8 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix
 	// Services is how the nodes treat services.
 	Services agent.ServiceConfig
+	// Policy is how the nodes treat network policy.
+	Policy agent.PolicyConfig
 	// PodMTU of pods; 0 is what fits the overlay of a network of MTU 1500.
 	PodMTU int
 	// Inline: no goroutines; see Settle.
@@ -48,7 +50,7 @@ type Fabric struct {
 	Pods  []*Pod // those of the State, in a fabric that FromState made
 	cfg   Config
 	used  map[netip.Addr]bool // by pods of the State
-	world *cluster.State      // whose services the nodes serve; nil: none
+	world *cluster.State      // whose services and policies the nodes go by; nil: none
 	ctx   context.Context     // of the running switches; nil before Start
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
@@ -67,6 +69,7 @@ type Node struct {
 	wirePort uint16
 	compiler agent.Compiler
 	services *agent.Services // nil: it knows none
+	policies *agent.Policies // as services
 	next     []netip.Addr    // of each range
 	strays   []netip.Prefix  // addresses of pods of this node, outside of its ranges
 	vtep     [6]byte
@@ -195,7 +198,8 @@ func (n *Node) remote(o *Node) agent.RemoteNode {
 	}
 }
 
-// follow makes every node serve the services of a State, which changed so.
+// follow makes every node serve the services of a State, and enforce its policies,
+// which changed so.
 func (f *Fabric) follow(c *cluster.Changes) {
 	f.world = c.To
 	none := cluster.State{}
@@ -208,6 +212,7 @@ func (f *Fabric) follow(c *cluster.Changes) {
 				zone = o.Labels[cluster.LabelZone]
 			}
 			n.services = agent.NewServices(f.cfg.Services, n.Name, zone)
+			n.policies = agent.NewPolicies(f.cfg.Policy, n.Name)
 			c = &all
 		}
 		var others [][]netip.Addr
@@ -219,10 +224,14 @@ func (f *Fabric) follow(c *cluster.Changes) {
 		n.services.SetNodes(n.Address, others)
 		n.services.Apply(c)
 		n.compiler.SetServices(n.services)
+		n.policies.Apply(c)
+		n.compiler.SetPolicies(n.policies)
 	}
 }
 
-// Follow makes every node serve the services of a State, which changed so.
+// Follow makes every node serve the services of a State, and enforce its policies,
+// which changed so. Policy knows pods by the State only, not by Pod.Attach: with a
+// policy in use, one that is not in it can begin nothing and hear nobody.
 func (f *Fabric) Follow(c cluster.Changes) {
 	f.follow(&c)
 	f.publish()

@@ -16,8 +16,8 @@ import (
 // of them with theirs, each behind a pipe whose other end is Pod.End. A pod
 // without a node or an address, one that has ended and one in its node's own
 // network have no port. An address outside of its node's ranges is reached all
-// the same. Nodes serve the State's services. Config.Nodes is not used; the fabric
-// does not follow the State.
+// the same. Nodes serve the State's services and enforce its policies. Config.Nodes
+// is not used; the fabric does not follow the State.
 func FromState(s *cluster.State, cfg Config) (*Fabric, error) {
 	f := empty(cfg)
 	if err := f.fill(s); err != nil {

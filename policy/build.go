@@ -1,0 +1,238 @@
+package policy
+
+import (
+	"slices"
+
+	"vswitch/vswitch/cluster"
+)
+
+// builder is what a draft becomes while it is built.
+type builder struct {
+	c       *Compiler
+	draft   *draft
+	terms   []decision
+	ranges  [][]portRange
+	every   []int // terms that match every peer
+	unnamed []int // terms without port names
+	blocks  []block
+}
+
+// build makes the direction of a draft from its policies and all identities.
+func (c *Compiler) build(d *draft) {
+	b := &builder{c: c, draft: d}
+	d.bits, d.named, d.deniers, d.stale = map[*selector][]int{}, map[string][]namedTerm{}, nil, nil
+	out := &direction{}
+	policies := d.policies
+	take := func(t tier) {
+		for len(policies) > 0 && policies[0].tier == t {
+			b.addPolicy(policies[0])
+			policies = policies[1:]
+		}
+	}
+	take(admin)
+	out.network = len(b.terms)
+	take(network)
+	b.addIsolation()
+	take(baseline)
+
+	out.terms, out.words = b.terms, rowWords(len(b.terms))
+	out.stride = out.words
+	if len(d.named) > 0 {
+		out.stride *= 2
+	}
+	d.base = make([]uint64, out.stride)
+	for _, t := range b.every {
+		setBit(d.base, t)
+	}
+	if len(d.named) > 0 {
+		for _, t := range b.unnamed {
+			setBit(d.base[out.words:], t)
+		}
+	}
+	out.ports = compilePorts(b.ranges)
+	out.prefixes, out.blocks = compilePrefixes(b.blocks, out.words)
+	d.direction = out
+	c.fillRows(d)
+}
+
+func (b *builder) addPolicy(p *policy) {
+	if len(p.problems) > 0 {
+		if p.tier != network {
+			b.addForAll(decision{tier: p.tier, reason: byInvalid, policy: p})
+		}
+		return
+	}
+	for _, r := range p.rules[b.draft.dir] {
+		b.addRule(r)
+	}
+}
+
+// addIsolation adds the term that denies what no NetworkPolicy lets pass, if
+// some of them isolate the pod.
+func (b *builder) addIsolation() {
+	d := decision{tier: network, reason: byIsolation, namespace: b.draft.namespace}
+	for _, p := range b.draft.policies {
+		if p.tier == network {
+			d.isolating = append(d.isolating, p)
+		}
+	}
+	if len(d.isolating) > 0 || b.draft.isolated {
+		b.addForAll(d)
+	}
+}
+
+// addForAll adds a term that matches every packet.
+func (b *builder) addForAll(t decision) { b.every = append(b.every, b.addUnnamed(t, nil)) }
+
+// add adds a term; nil ranges match all protocols.
+func (b *builder) add(t decision, ranges []portRange) int {
+	if t.action == deny {
+		name := t.policyName()
+		t.counter = slices.Index(b.draft.deniers, name)
+		if t.counter < 0 {
+			t.counter = len(b.draft.deniers)
+			b.draft.deniers = append(b.draft.deniers, name)
+		}
+	}
+	b.terms = append(b.terms, t)
+	b.ranges = append(b.ranges, ranges)
+	return len(b.terms) - 1
+}
+
+// addRule adds the terms of a rule: one for its ports by number, and on egress,
+// where a name means another port with every peer, one for each port that its
+// names may mean.
+func (b *builder) addRule(r *rule) {
+	t := decision{action: r.action, tier: r.policy.tier, rule: r}
+	if len(r.spec.Ports) == 0 {
+		b.addPeers(r, b.addUnnamed(t, nil))
+		return
+	}
+	var ranges []portRange
+	var values []namedPort
+	for i := range r.spec.Ports {
+		switch p := &r.spec.Ports[i]; {
+		case p.Name != "" && r.dir == Ingress:
+			for _, own := range b.draft.ports {
+				if meansPort(p, own) {
+					ranges = append(ranges, portRange{own.proto, own.port, own.port})
+				}
+			}
+		case p.Name != "":
+			b.draft.named[p.Name] = b.draft.named[p.Name] // known, even if it means nothing yet
+			for v := range b.c.ids.named[p.Name] {
+				if meansPort(p, v) {
+					values = append(values, v)
+				}
+			}
+		case p.First == 0:
+			ranges = append(ranges, portRange{p.Protocol, 0, 0xffff})
+		default:
+			ranges = append(ranges, portRange{p.Protocol, p.First, p.Last})
+		}
+	}
+	if len(ranges) > 0 {
+		b.addPeers(r, b.addUnnamed(t, ranges))
+	}
+	slices.SortFunc(values, comparePorts)
+	for _, v := range slices.Compact(values) {
+		term := b.add(t, []portRange{{v.proto, v.port, v.port}})
+		b.draft.named[v.name] = append(b.draft.named[v.name], namedTerm{term, v})
+		b.addPeers(r, term)
+	}
+}
+
+func (b *builder) addUnnamed(t decision, ranges []portRange) int {
+	n := b.add(t, ranges)
+	b.unnamed = append(b.unnamed, n)
+	return n
+}
+
+// meansPort reports whether the container's port is one that p names.
+func meansPort(p *cluster.PolicyPort, own namedPort) bool {
+	return p.Name == own.name && (p.Protocol == 0 || p.Protocol == own.proto)
+}
+
+// addPeers gives a term the peers of its rule.
+func (b *builder) addPeers(r *rule, term int) {
+	if len(r.spec.Peers) == 0 {
+		b.every = append(b.every, term)
+	}
+	for _, s := range r.peers {
+		b.draft.bits[s] = append(b.draft.bits[s], term)
+	}
+	for i := range r.spec.Peers {
+		for _, ip := range r.spec.Peers[i].Blocks {
+			b.blocks = append(b.blocks, block{term, ip.CIDR, ip.Except})
+		}
+	}
+}
+
+// fillRows gives every identity its row.
+func (c *Compiler) fillRows(d *draft) {
+	stride := d.direction.stride
+	d.table = newRowTable()
+	d.table.add(d.base)
+	if need := len(c.ids.byID) * stride; len(c.scratch) < need {
+		c.scratch = make([]uint64, need+need/4)
+	}
+	if len(c.marked) < len(c.ids.byID) {
+		c.marked = make([]bool, len(c.ids.byID)*5/4)
+	}
+	var touched []uint32
+	row := func(id uint32) []uint64 {
+		row := c.scratch[int(id)*stride:][:stride]
+		if !c.marked[id] {
+			c.marked[id] = true
+			touched = append(touched, id)
+			copy(row, d.base)
+		}
+		return row
+	}
+	set := make([]uint64, d.direction.words)
+	for s, bits := range d.bits {
+		clear(set)
+		for _, b := range bits {
+			setBit(set, b)
+		}
+		for _, id := range s.members {
+			orInto(row(id), set)
+		}
+	}
+	if len(d.named) > 0 {
+		for id, i := range c.ids.ported {
+			d.setNames(row(id)[d.direction.words:], i)
+		}
+	}
+	for _, id := range touched {
+		if n := d.table.add(c.scratch[int(id)*stride:][:stride]); n != 0 {
+			d.direction.setRow(id, n)
+		}
+		c.marked[id] = false
+	}
+	d.direction.rows = d.table.words
+	d.builtRows = len(d.table.number)
+}
+
+// setNames sets the terms whose named port the identity has.
+func (d *draft) setNames(row []uint64, i *identity) {
+	for _, p := range i.ports {
+		for _, t := range d.named[p.name] {
+			if t.value == p {
+				setBit(row, t.term)
+			}
+		}
+	}
+}
+
+// setRow gives an identity a row of a direction that nobody has seen yet.
+func (d *direction) setRow(id, row uint32) {
+	n := int(id / pageSize)
+	for len(d.pages) <= n {
+		d.pages = append(d.pages, nil)
+	}
+	if d.pages[n] == nil {
+		d.pages[n] = new(page)
+	}
+	d.pages[n][id%pageSize] = row
+}
