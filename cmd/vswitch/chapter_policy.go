@@ -101,8 +101,7 @@ func networkPolicy(ctx context.Context, d *demo) (string, error) {
 	}
 
 	d.say("applied are a namespace in which nobody is let in, and two NetworkPolicies: fe to be, and be to db")
-	d.yaml(storeIsolation)
-	d.yaml(storePolicies)
+	d.yaml(storeIsolation + "---\n" + storePolicies)
 	if err := apply(ctx, d.stage, storeIsolation+"---\n"+storePolicies); err != nil {
 		return "", err
 	}
@@ -154,7 +153,7 @@ func (d *demo) sweep(ctx context.Context, wanted func(from, to tier) bool, pods 
 			var out strings.Builder
 			m.print(&out)
 			for line := range strings.Lines(out.String()) {
-				d.printf("     %s", line)
+				d.printf("%s\n", strings.TrimRight("     "+line, " \n"))
 			}
 			return wrong
 		}
