@@ -1,9 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
+	"vswitch/vswitch/kube"
+	"vswitch/vswitch/lab"
 )
 
 func newApply() *cobra.Command {
@@ -12,12 +18,13 @@ func newApply() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "apply -f FILE|DIR...",
 		Short: "Create or change objects of the running cluster",
-		Long: `Creates or changes Nodes, Namespaces, Pods, Deployments, Services, EndpointSlices and
-Endpoints. What a Service or Pod leaves out is filled in, and stays: cluster IPs, node
+		Long: `Creates or changes Nodes, Namespaces, Pods, Deployments, Services, EndpointSlices,
+Endpoints, NetworkPolicies and ClusterNetworkPolicies. What a Service or Pod leaves out is filled in, and stays: cluster IPs, node
 ports, load balancer addresses, nodes. EndpointSlices of a Service with a selector follow
 its pods, unless some are given.
 
-All of it is applied, or nothing. A range that has nothing left to give is no error: the
+All of it is applied, or nothing. Only a policy with a fault, where there is none of its
+name, isolates the pods that it selects, until it is corrected or deleted. A range that has nothing left to give is no error: the
 Service is created, says so in 'vswitch get services -o wide' and 'vswitch status', and
 gets its address when there is one.
 
@@ -32,7 +39,7 @@ Exit codes: 0 applied, 1 it failed, 2 the input is wrong.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			objects, err := load(c, files)
 			if err != nil {
-				return err
+				return isolate(c, err)
 			}
 			client, err := open(c)
 			if err != nil {
@@ -57,4 +64,42 @@ Exit codes: 0 applied, 1 it failed, 2 the input is wrong.`,
 	c.Flags().BoolVar(&wait, "wait", true, "return only when all nodes go by it")
 	_ = c.MarkFlagRequired("filename") // the flag exists
 	return c
+}
+
+// isolate has policies that could not be read isolate the pods which they
+// select, in the running cluster, and adds to err, of load, what came of it.
+func isolate(c *cobra.Command, err error) error {
+	invalid := kube.StandIns(err)
+	if invalid.Len() == 0 {
+		return err
+	}
+	var results []control.Result
+	client, failed := open(c)
+	if failed == nil {
+		results, failed = client.Isolate(c.Context(), invalid)
+	}
+	if errors.Is(failed, lab.ErrNotRunning) {
+		return err // there are no pods to isolate
+	}
+	said := map[cluster.Ref]bool{}
+	for _, r := range results {
+		if said[r.Ref] {
+			continue
+		}
+		said[r.Ref] = true
+		consequence := "; until it is corrected or deleted, the pods that it selects are isolated"
+		if r.Action == "kept" {
+			consequence = "; the one of this name that was applied before stays in force"
+		}
+		err = kube.Remark(err, r.Ref, consequence)
+	}
+	if failed == nil && len(results) > 0 {
+		if late := client.WaitInForce(c.Context()); late != nil {
+			fmt.Fprintln(c.ErrOrStderr(), "warning: isolation is asked for, but", late)
+		}
+	}
+	if failed != nil {
+		err = errors.Join(err, fmt.Errorf("the pods that invalid policies select could not be isolated: %w", failed))
+	}
+	return bad(err)
 }

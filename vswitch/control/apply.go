@@ -13,7 +13,9 @@ import (
 // Result is what became of one object.
 type Result struct {
 	cluster.Ref
-	Action string `json:"action"` // "created", "configured", "unchanged", "replaced" or "deleted"
+	// Action is "created", "configured", "unchanged", "replaced" or "deleted";
+	// of Isolate "isolated" or "kept".
+	Action string `json:"action"`
 }
 
 // String returns the line that kubectl would print: "pod/web-1 created".

@@ -115,6 +115,16 @@ func desired(s *cluster.State) *cluster.Objects {
 		w.ResourceVersion = 0
 		o.Endpoints = append(o.Endpoints, &w)
 	}
+	for v := range s.NetworkPolicies.All() {
+		w := *v
+		w.ResourceVersion = 0
+		o.NetworkPolicies = append(o.NetworkPolicies, &w)
+	}
+	for v := range s.ClusterNetworkPolicies.All() {
+		w := *v
+		w.ResourceVersion = 0
+		o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, &w)
+	}
 	return o
 }
 

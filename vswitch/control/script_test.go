@@ -120,6 +120,9 @@ func (w *world) run(args []string) string {
 		w.restart()
 	case "apply": // FILE [force] [prune]
 		say(w.control.Apply(w.load(rest[0]), control.ApplyOptions{Replace: slices.Contains(rest, "force"), Prune: slices.Contains(rest, "prune")}))
+	case "isolate": // FILE, in which policies are wrong
+		_, _, err := kube.Parse(rest[0], w.files[rest[0]])
+		say(w.control.Isolate(kube.StandIns(err)))
 	case "static": // FILE
 		state, err := control.Static(w.cfg, w.load(rest[0]))
 		if err != nil {

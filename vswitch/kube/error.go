@@ -3,6 +3,7 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -35,14 +36,7 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.errs.Error() }
 
-func (r *refusal) Unwrap() []error { return unjoin(r.errs) }
-
-func unjoin(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
-}
+func (r *refusal) Unwrap() []error { return r.errs.(interface{ Unwrap() []error }).Unwrap() }
 
 // StandIns returns policies that stand for those which Load or Parse refused
 // with err, as far as it is certain which pods those select: with Invalid set
@@ -56,20 +50,24 @@ func StandIns(err error) *Objects {
 	return &Objects{}
 }
 
-// Remark returns err, one of Load or Parse, with text at the end of the last
-// thing that it says of an object.
+// Remark returns err, which is one of Load or Parse or wraps one, with text at
+// the end of the last thing that it says of an object.
 func Remark(err error, about cluster.Ref, text string) error {
-	errs := unjoin(err)
-	for i := len(errs) - 1; i >= 0; i-- {
+	var r *refusal
+	if !errors.As(err, &r) {
+		return err
+	}
+	errs := slices.Clone(r.Unwrap())
+	for i, err := range slices.Backward(errs) {
 		var e *Error
-		if errors.As(errs[i], &e) && e.Object == about.String() {
+		if errors.As(err, &e) && e.Object == about.String() {
 			remarked := *e
 			remarked.Message += text
-			errs = append(append(errs[:i:i], &remarked), errs[i+1:]...)
+			errs[i] = &remarked
 			break
 		}
 	}
-	return &refusal{errors.Join(errs...), StandIns(err)}
+	return &refusal{errors.Join(errs...), r.standIns}
 }
 
 // Warning is something in the input that was skipped or has no effect.

@@ -56,6 +56,7 @@ func FuzzParse(f *testing.F) {
 				}
 				oneLineOnly(t, err.Error())
 			}
+			standInsAreValid(t, err)
 			return
 		}
 		list, err := EncodeList(nouns(o), JSON)
@@ -72,6 +73,33 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("read back (-first +again):\n%s\n%s", d, list)
 		}
 	})
+}
+
+// standInsAreValid: what stands for a policy that is refused has a reason, and
+// can be written and read.
+func standInsAreValid(t *testing.T, err error) {
+	t.Helper()
+	list := StandIns(err)
+	for _, p := range list.NetworkPolicies {
+		if p.Invalid == "" || p.Name == "" || p.Namespace == "" || !p.IsolatesIngress || !p.IsolatesEgress {
+			t.Errorf("%+v", p)
+		}
+	}
+	for _, p := range list.ClusterNetworkPolicies {
+		if p.Invalid == "" || p.Name == "" || p.Subject.Namespaces == nil {
+			t.Errorf("%+v", p)
+		}
+	}
+	for _, n := range nouns(list) {
+		data, err := Encode(n, YAML)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, _, err := Parse("again", data)
+		if err != nil || again.Len() != 1 {
+			t.Errorf("what stands in is refused: %v\n%s", err, data)
+		}
+	}
 }
 
 func oneLineOnly(t *testing.T, s string) {

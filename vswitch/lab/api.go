@@ -19,6 +19,7 @@ import (
 //	GET  /v1/nodes
 //	GET  /v1/logs?namespace=&pod=&container=  or  ?node=    and LogOptions in JSON as options=
 //	POST /v1/apply                    applyRequest -> []control.Result
+//	POST /v1/isolate                  cluster.Objects -> []control.Result
 //	POST /v1/delete                   []cluster.Ref -> []control.Result
 //	POST /v1/nodes/{name}             adds a node
 //	POST /v1/nodes/{name}/{verb}      kill, stop or start

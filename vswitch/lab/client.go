@@ -126,6 +126,13 @@ func (c *Client) ApplyWith(ctx context.Context, o *cluster.Objects, opts control
 	return r, c.call(ctx, "POST", "/v1/apply", applyRequest{o, opts}, &r)
 }
 
+// Isolate stores policies that could not be understood (kube.StandIns), so that
+// the pods which they select are isolated until somebody corrects or deletes
+// them. Policies that are there, and were understood, stay as they are.
+func (c *Client) Isolate(ctx context.Context, o *cluster.Objects) (r []control.Result, err error) {
+	return r, c.call(ctx, "POST", "/v1/isolate", o, &r)
+}
+
 // WaitInForce waits until the data planes of all nodes that are ready go by the
 // State of now, for at most two seconds. The error names a node that does not.
 func (c *Client) WaitInForce(ctx context.Context) error {

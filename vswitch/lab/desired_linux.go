@@ -44,6 +44,15 @@ func (s *supervisor) apply(o *cluster.Objects, opts control.ApplyOptions) ([]con
 	return results, err
 }
 
+// isolate makes policies that could not be understood isolate what they select.
+func (s *supervisor) isolate(o *cluster.Objects) ([]control.Result, error) {
+	results, err := s.control.Isolate(o)
+	if errors.Is(err, control.ErrConflict) {
+		err = failure(ErrInput, "%v", err)
+	}
+	return results, err
+}
+
 // delete removes objects. A node that is deleted must also be forgotten as seen.
 func (s *supervisor) delete(refs []cluster.Ref) ([]control.Result, error) {
 	results, err := s.control.Delete(refs)

@@ -70,6 +70,13 @@ func (s *supervisor) handler() http.Handler {
 			answer(w, results, err)
 		}
 	})
+	mux.HandleFunc("POST /v1/isolate", func(w http.ResponseWriter, r *http.Request) {
+		var o cluster.Objects
+		if decode(w, r, &o) {
+			results, err := s.isolate(&o)
+			answer(w, results, err)
+		}
+	})
 	mux.HandleFunc("POST /v1/delete", func(w http.ResponseWriter, r *http.Request) {
 		var refs []cluster.Ref
 		if decode(w, r, &refs) {
