@@ -19,6 +19,7 @@ import (
 //	PUT    /v1/ports/outside               OutsideRequest -> OutsideStatus
 //	DELETE /v1/ports/outside
 //	GET    /v1/pods | /v1/nodes | /v1/routes | /v1/neighbors | /v1/flows
+//	GET    /v1/policies                    PolicyState
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
 //	GET    /v1/sights?port=NAME            Sight, a line each, until the client hangs up
@@ -214,6 +215,28 @@ type FlowStatus struct {
 	Idle    uint32    `json:"idleSeconds"` // since its last packet
 	Packets [2]uint64 `json:"packets"`     // original direction, reply direction
 	Bytes   [2]uint64 `json:"bytes"`       // of frames; a superpacket counts as one
+}
+
+// PolicyState is what a node has to do with network policy.
+type PolicyState struct {
+	Node string `json:"node"`
+	// InUse: there are policies. Else everything is allowed, and nothing asked.
+	InUse bool `json:"inUse"`
+	// Established is what becomes of connections that are no longer allowed,
+	// CutEstablished or KeepEstablished.
+	Established string `json:"established"`
+	// Drops are what the policies dropped of the node's pods, since the node runs
+	// and both the policy and the pod are there, in order of policy and pod.
+	Drops []PolicyDrop `json:"drops"`
+}
+
+// PolicyDrop is what a policy dropped of a pod.
+type PolicyDrop struct {
+	// Policy is kind and name: "NetworkPolicy shop/allow-web".
+	Policy    string `json:"policy"`
+	Pod       string `json:"pod"`       // "shop/web-1"
+	Direction string `json:"direction"` // "egress" or "ingress", as the pod sees it
+	Packets   uint64 `json:"packets"`
 }
 
 // KeyRequest is about the gossip keyring of all live nodes.

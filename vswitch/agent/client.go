@@ -103,6 +103,11 @@ func (c *Client) Flows(ctx context.Context) (s []FlowStatus, err error) {
 	return s, c.call(ctx, "GET", "/v1/flows", nil, &s)
 }
 
+// Policies tells what the node has to do with network policy.
+func (c *Client) Policies(ctx context.Context) (s PolicyState, err error) {
+	return s, c.call(ctx, "GET", "/v1/policies", nil, &s)
+}
+
 // Trace asks what would become of a packet on this node.
 func (c *Client) Trace(ctx context.Context, r TraceRequest) (s TraceResult, err error) {
 	return s, c.call(ctx, "POST", "/v1/trace", r, &s)

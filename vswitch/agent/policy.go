@@ -72,6 +72,20 @@ func (p *Policies) set() *policy.Set {
 	return p.compiler.Set()
 }
 
+// PolicyState tells what the node has to do with network policy.
+func (n *Node) PolicyState() PolicyState {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := PolicyState{Node: n.cfg.Name, InUse: n.policies.count > 0, Established: n.cfg.Policy.Established, Drops: []PolicyDrop{}}
+	if s.Established == "" {
+		s.Established = CutEstablished
+	}
+	for _, d := range n.policies.compiler.Set().Drops() {
+		s.Drops = append(s.Drops, PolicyDrop{Policy: d.Policy, Pod: d.Pod.String(), Direction: d.Direction.String(), Packets: d.Packets})
+	}
+	return s
+}
+
 // SetPolicies makes the next world's policies those that p knows.
 func (c *Compiler) SetPolicies(p *Policies) {
 	c.next.Policy, c.next.KeepEstablished = p.set(), p.cfg.Established == KeepEstablished

@@ -91,6 +91,12 @@ func (c *Client) Agent(ctx context.Context, name string) (*agent.Client, error) 
 	return nil, failure(ErrNotFound, "there is no node %s", name)
 }
 
+// Policies tells what each node has to do with network policy, by name. Nodes
+// that are not ready are left out.
+func (c *Client) Policies(ctx context.Context) (s []agent.PolicyState, err error) {
+	return s, c.call(ctx, "GET", "/v1/policies", nil, &s)
+}
+
 // KillNode kills the process of a node, which is then started again.
 func (c *Client) KillNode(ctx context.Context, name string) error {
 	return c.changeNode(ctx, name, "kill")

@@ -11,8 +11,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
+	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 )
@@ -57,6 +60,10 @@ func (s *supervisor) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status(), nil) })
 	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.nodeStatus(), nil) })
+	mux.HandleFunc("GET /v1/policies", func(w http.ResponseWriter, r *http.Request) {
+		states, err := s.policies(r.Context())
+		answer(w, states, err)
+	})
 	mux.HandleFunc("GET /v1/state", s.serveState)
 	mux.Handle("GET "+control.FeedPath, control.Feed(s.store))
 	mux.HandleFunc("GET /v1/inforce", func(w http.ResponseWriter, r *http.Request) {
@@ -214,6 +221,38 @@ type flushWriter struct {
 func (f flushWriter) Write(p []byte) (int, error) {
 	n, err := f.w.Write(p)
 	return n, errors.Join(err, f.rc.Flush())
+}
+
+// policies asks all nodes that are ready what they have to do with policy. One
+// that dies meanwhile is left out.
+func (s *supervisor) policies(ctx context.Context) ([]agent.PolicyState, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	s.mu.Lock()
+	nodes := slices.Clone(s.nodes)
+	s.mu.Unlock()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out, errs := []agent.PolicyState{}, []error(nil)
+	for _, n := range nodes {
+		if n.notReady() != nil {
+			continue
+		}
+		wg.Go(func() {
+			state, err := n.client.Policies(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				out = append(out, state)
+			case n.notReady() == nil:
+				errs = append(errs, fmt.Errorf("node %s: %w", n.name, err))
+			}
+		})
+	}
+	wg.Wait()
+	slices.SortFunc(out, func(a, b agent.PolicyState) int { return strings.Compare(a.Node, b.Node) })
+	return out, errors.Join(errs...)
 }
 
 // status sums the cluster up.
