@@ -24,6 +24,50 @@ func bareClusterPolicies(meta func(ns, name string) cluster.Meta) []*cluster.Clu
 	}
 }
 
+// TestClusterNetworkPolicyNoun: every kind of peer, port and action as a noun.
+func TestClusterNetworkPolicyNoun(t *testing.T) {
+	o, warnings, err := Parse("x", []byte(`
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: p}
+spec:
+  tier: Baseline
+  priority: 12
+  subject: {pods: {podSelector: {matchLabels: {a: b}}}}
+  ingress:
+  - {action: Pass, from: [{namespaces: {matchLabels: {c: d}}}]}
+  egress:
+  - name: one
+    action: Accept
+    to: [{pods: {namespaceSelector: {matchLabels: {c: d}}, podSelector: {}}}]
+    protocols: [{destinationNamedPort: http}, {udp: {destinationPort: {number: 53}}}]
+  - name: two
+    action: Deny
+    to: [{nodes: {}}, {networks: [10.0.0.0/8, "fd00::/8"]}]
+    protocols: [{tcp: {destinationPort: {range: {start: 5, end: 6}}}}, {sctp: {destinationPort: {number: 65535}}}]
+`))
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(err, warnings)
+	}
+	label := func(k, v string) *cluster.Selector {
+		return &cluster.Selector{Requirements: []cluster.Requirement{{Key: k, Operator: cluster.SelectIn, Values: []string{v}}}}
+	}
+	want := []*cluster.ClusterNetworkPolicy{{Meta: cluster.Meta{Name: "p"}, Tier: cluster.TierBaseline, Priority: 12,
+		Subject: cluster.PolicyPeer{Namespaces: &cluster.Selector{}, Pods: label("a", "b")},
+		Ingress: []cluster.PolicyRule{{Action: cluster.ActionPass, Peers: []cluster.PolicyPeer{{Namespaces: label("c", "d")}}}},
+		Egress: []cluster.PolicyRule{
+			{Name: "one", Action: cluster.ActionAccept, Peers: []cluster.PolicyPeer{{Namespaces: label("c", "d"), Pods: &cluster.Selector{}}},
+				Ports: []cluster.PolicyPort{{Name: "http"}, {Protocol: 17, First: 53, Last: 53}}},
+			{Name: "two", Action: cluster.ActionDeny, Peers: []cluster.PolicyPeer{{Nodes: &cluster.Selector{}},
+				{Blocks: []cluster.IPBlock{{CIDR: netip.MustParsePrefix("10.0.0.0/8")}, {CIDR: netip.MustParsePrefix("fd00::/8")}}}},
+				Ports: []cluster.PolicyPort{{Protocol: 6, First: 5, Last: 6}, {Protocol: 132, First: 65535, Last: 65535}}},
+		}}}
+	o.ClusterNetworkPolicies[0].Meta = cluster.Meta{Name: "p"}
+	if d := cmp.Diff(want, o.ClusterNetworkPolicies, comparers); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+}
+
 // TestStandIns: a policy that is refused has a stand-in if it is certain which
 // pods it selects, and only then.
 func TestStandIns(t *testing.T) {
