@@ -51,6 +51,8 @@ func TestMain(m *testing.M) {
 			os.Exit(testDie(os.Args[2]))
 		case "test-udp":
 			os.Exit(testUDP(os.Args[2]))
+		case "test-first":
+			os.Exit(testFirst(os.Args[2]))
 		case "test-answer":
 			os.Exit(testAnswer(os.Args[2], os.Args[3:]))
 		case "test-hold":
