@@ -100,8 +100,8 @@ func TestStandIns(t *testing.T) {
 		}
 		got := StandIns(err)
 		if c.want == nil {
-			if got.Len() > 0 {
-				t.Errorf("%s %s: %+v", c.meta, c.spec, got.NetworkPolicies[0])
+			if got.Len() > 0 || len(Unclear(err)) != 1 {
+				t.Errorf("%s %s: %+v, unclear %q", c.meta, c.spec, got.NetworkPolicies, Unclear(err))
 			}
 			continue
 		}
@@ -148,7 +148,7 @@ func TestClusterStandIns(t *testing.T) {
 				t.Errorf("%s: %+v", c.spec, p)
 			}
 		}
-		if got != c.want {
+		if got != c.want || (got == "") != (len(Unclear(err)) == 1) {
 			t.Errorf("%s: got %q, want %q", c.spec, got, c.want)
 		}
 	}
@@ -158,11 +158,11 @@ func TestRemark(t *testing.T) {
 	_, _, err := Parse("f", []byte("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {policyTypes: [A], ingress: [{ports: [{port: 0}]}]}\n---\nkind: Pod\napiVersion: v1\nmetadata: {name: a}\n"))
 	all := strings.Split(err.Error(), "\n")
 	all[1] += "; so there"
-	got := Remark(err, cluster.Ref{Kind: cluster.KindNetworkPolicy, Key: cluster.Key{Namespace: "default", Name: "p"}}, "; so there")
+	got := Remark(err, "NetworkPolicy default/p", "; so there")
 	if d := cmp.Diff(all, strings.Split(got.Error(), "\n")); d != "" || len(all) != 3 {
 		t.Error(d)
 	}
-	if StandIns(got).Len() != 1 {
+	if StandIns(got).Len() != 1 || len(Unclear(got)) != 0 {
 		t.Error("the stand-ins are lost")
 	}
 }
