@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -151,6 +152,72 @@ func TestClusterStandIns(t *testing.T) {
 		if got != c.want || (got == "") != (len(Unclear(err)) == 1) {
 			t.Errorf("%s: got %q, want %q", c.spec, got, c.want)
 		}
+	}
+}
+
+// TestEncodeStandIn: what is written of a policy with a fault is what is in
+// force, and why. The reason is not read back.
+func TestEncodeStandIn(t *testing.T) {
+	_, _, err := Parse("f", []byte("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {matchLabels: {a: b}}, ingress: [{}], policyTypes: [A]}\n---\n"+
+		"apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: p}\nspec: {tier: Admin, priority: 7, subject: {namespaces: {}}, ingress: [{}]}\n"))
+	list := StandIns(err)
+	created := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	list.ClusterNetworkPolicies[0].Created, list.ClusterNetworkPolicies[0].Generation = created, 2
+	got := encodeAll(t, list)
+	want := `---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  annotations:
+    vswitch/invalid: 'spec.policyTypes[0]: Unsupported value: "A": supported values:
+      "Egress", "Ingress"'
+  name: p
+  namespace: default
+spec:
+  podSelector:
+    matchLabels:
+      a: b
+  policyTypes:
+  - Ingress
+  - Egress
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata:
+  creationTimestamp: "2024-05-06T07:08:09Z"
+  generation: 2
+  name: p
+spec:
+  egress:
+  - action: Deny
+    to:
+    - networks:
+      - 0.0.0.0/0
+      - ::/0
+  ingress:
+  - action: Deny
+    from:
+    - namespaces: {}
+  priority: 7
+  subject:
+    namespaces: {}
+  tier: Admin
+status:
+  conditions:
+  - lastTransitionTime: "2024-05-06T07:08:09Z"
+    message: 'spec.ingress[0].action: Required value: must be one of Accept, Deny,
+      Pass'
+    observedGeneration: 2
+    reason: Invalid
+    status: "False"
+    type: Accepted
+`
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got:\n%s", d)
+	}
+	o, _, err := Parse("again", []byte(got))
+	if err != nil || o.NetworkPolicies[0].Annotations != nil || o.NetworkPolicies[0].Invalid != "" {
+		t.Errorf("%+v, %v", o, err)
 	}
 }
 
