@@ -52,7 +52,16 @@ func withKind(k *getKind, r row) row {
 		i = 1
 	}
 	r.cells = slices.Clone(r.cells)
-	r.cells[i] = k.resource() + "/" + r.cells[i]
+	resource := k.resource()
+	switch r.value.(type) {
+	case *cluster.NetworkPolicy:
+		resource = cluster.KindNetworkPolicy.Resource()
+	case *cluster.ClusterNetworkPolicy:
+		resource = cluster.KindClusterNetworkPolicy.Resource()
+	case *cluster.Namespace:
+		resource = cluster.KindNamespace.Resource()
+	}
+	r.cells[i] = resource + "/" + r.cells[i]
 	return r
 }
 
