@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +38,16 @@ shares the work, so that a client outside keeps its address: on the node where t
 client came in, the one that has the backend, and there, the one that answers go back
 through. PACKETS and BYTES are those of the one direction and of the other.
 
+Policies are those of both kinds, in the order in which they are asked. With -o wide,
+DROPPED counts packets, PROBLEMS says why a policy does not do what it says, UNUSED which
+rules nobody matches, and SHADOWED which make no difference because of others. With -f,
+policies of manifests are shown, and no cluster is needed.
+
+With --matrix they are shown by what comes of them: rows are senders, columns receivers,
+. is allowed, X denied, ~ some of it, - a pod itself. A receiver is asked on the ports
+that its containers declare, or on --port; --by LABEL puts the pods together that have
+one value of the label.
+
 With -w, it goes on until Ctrl-C with what is ADDED, MODIFIED or DELETED: rows of
 the table, or with -o json a line an event, {"type": "ADDED", "object": {...}}.
 Flows, routes and neighbors are looked at once a second.
@@ -52,6 +59,9 @@ kind, name or node.`,
   vswitch get services,endpoints -n shop -o yaml
   vswitch get routes --node node1
   vswitch get flows -n shop -w
+  vswitch get policies -A -o wide
+  vswitch get policies -n shop --matrix --port 5432
+  vswitch get policies -A -f ./k8s --matrix --by tier
   vswitch get pods -A --socket /run/user/1000/vswitch/node1/node.sock`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
@@ -270,7 +280,7 @@ func (g *getOptions) listObjects(ctx context.Context, nodes []lab.Node) (lists [
 		}
 		rows := k.objects(state, nodes)
 		if k.policies && g.output == "wide" {
-			if err := g.addPolicyReports(ctx, state, nodes, rows); err != nil {
+			if err := g.addPolicyReports(ctx, state, rows); err != nil {
 				return nil, err
 			}
 		}
@@ -335,69 +345,4 @@ func (g *getOptions) where(k *getKind) string {
 		return ""
 	}
 	return fmt.Sprintf(" in namespace %s (-A lists all)", g.namespace)
-}
-
-// event is what became of a row.
-type event struct {
-	what string // "ADDED", "MODIFIED" or "DELETED"
-	row  row
-}
-
-// changes compares rows with those that were seen before. The rows that are gone
-// come last, by key.
-func changes(before, now []row) (events []event) {
-	gone := map[string]row{}
-	for _, r := range before {
-		gone[r.key] = r
-	}
-	for _, r := range now {
-		old, known := gone[r.key]
-		delete(gone, r.key)
-		if !known {
-			events = append(events, event{"ADDED", r})
-		} else if !reflect.DeepEqual(old.state, r.state) {
-			events = append(events, event{"MODIFIED", r})
-		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(gone)) {
-		events = append(events, event{"DELETED", gone[key]})
-	}
-	return events
-}
-
-// follow prints rows, and then what becomes of them, until ctx ends.
-func (g *getOptions) follow(ctx context.Context, rows []row) error {
-	show := g.watcher()
-	var before []row
-	for {
-		if err := show(changes(before, rows)); err != nil {
-			return err
-		}
-		before = rows
-		err := g.wait(ctx)
-		var lists []listing
-		if err == nil {
-			lists, err = g.list(ctx)
-		}
-		if ctx.Err() != nil {
-			return nil // Ctrl-C is how watching ends
-		}
-		if err != nil {
-			return err
-		}
-		rows = lists[0].rows
-	}
-}
-
-// wait returns when there may be news.
-func (g *getOptions) wait(ctx context.Context) error {
-	if g.kinds[0].objects != nil {
-		_, err := g.client.Watch(ctx, g.revision)
-		return err
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(time.Second):
-	}
-	return ctx.Err()
 }

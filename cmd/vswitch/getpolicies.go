@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vswitch/policy"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/lab"
 )
@@ -19,7 +20,8 @@ var (
 )
 
 // policyRows shows the policies of both kinds in the order in which they are
-// asked: tier Admin, NetworkPolicies, tier Baseline.
+// asked: tier Admin, NetworkPolicies, tier Baseline. A namespace whose annotation
+// isolates it is before its NetworkPolicies.
 func policyRows(s *lab.State, _ []lab.Node) (rows []row) {
 	var before, after []row
 	for _, v := range byPriority(s) {
@@ -29,6 +31,14 @@ func policyRows(s *lab.State, _ []lab.Node) (rows []row) {
 			before = append(before, r)
 		} else {
 			after = append(after, r)
+		}
+	}
+	for _, v := range s.Namespaces {
+		if v.IsolatesIngress {
+			m := &cluster.Meta{Namespace: v.Name, Name: v.Name}
+			r := objectRow(m, "", v, v.IsolatesIngress, v.Name, v.Name, "Namespace", "", "Ingress", strconv.Itoa(countPods(s, podsOf(v.Name))), since(v.Created))
+			r.key = "Namespace " + v.Name
+			before = append(before, r)
 		}
 	}
 	for _, v := range s.NetworkPolicies {
@@ -115,6 +125,10 @@ func directions(ingress, egress bool) string {
 	return ""
 }
 
+func podsOf(namespace string) func(*cluster.Pod) bool {
+	return func(p *cluster.Pod) bool { return p.Namespace == namespace }
+}
+
 func policyPods(v *cluster.NetworkPolicy) func(*cluster.Pod) bool {
 	return func(p *cluster.Pod) bool { return p.Namespace == v.Namespace && v.Pods.Matches(p.Labels) }
 }
@@ -144,10 +158,63 @@ func countPods(s *lab.State, selected func(*cluster.Pod) bool) (n int) {
 // isParty reports whether a pod has a network of its own, which policy is about.
 func isParty(p *cluster.Pod) bool { return !p.HostNetwork && !p.Ended() }
 
-// addPolicyReports adds the cells of -o wide to rows of policies.
-func (g *getOptions) addPolicyReports(ctx context.Context, s *lab.State, nodes []lab.Node, rows []row) error {
+// policyNameOf is what verdicts, drops and reports call a policy.
+func policyNameOf(value any) string {
+	switch v := value.(type) {
+	case *cluster.NetworkPolicy:
+		return "NetworkPolicy " + v.Key().String()
+	case *cluster.ClusterNetworkPolicy:
+		return "ClusterNetworkPolicy " + v.Name
+	case *cluster.Namespace:
+		return "Namespace " + v.Name + " DefaultDeny"
+	}
+	return ""
+}
+
+// addPolicyReports adds the cells of -o wide to rows of policies: what they
+// dropped, on all nodes that are ready, and what is to be said of their rules, for
+// which the policies are compiled here, for all pods.
+func (g *getOptions) addPolicyReports(ctx context.Context, s *lab.State, rows []row) error {
+	dropped := map[string]uint64{}
+	if g.client != nil {
+		nodes, err := g.client.Policies(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			for _, d := range n.Drops {
+				dropped[d.Policy] += d.Packets
+			}
+		}
+	}
+	reports := map[string]policy.PolicyReport{}
+	for _, r := range compileAll(s.Objects.State()).Report() {
+		reports[r.Policy] = r
+	}
 	for i := range rows {
-		rows[i].cells = append(rows[i].cells, "", "", "", "")
+		name := policyNameOf(rows[i].value)
+		r, drops := reports[name], ""
+		if g.client != nil {
+			drops = strconv.FormatUint(dropped[name], 10)
+		}
+		rows[i].cells = append(rows[i].cells, drops, strings.Join(r.Problems, "; "), remarks(r.Unused), remarks(r.Shadowed))
 	}
 	return nil
+}
+
+// remarks writes what is to be said of rules: "ingress 0: no pod is ...".
+func remarks(list []policy.Remark) string {
+	var out []string
+	for _, r := range list {
+		out = append(out, fmt.Sprintf("%s %d: %s", r.Direction, r.Rule, r.Text))
+	}
+	return strings.Join(out, "; ")
+}
+
+// compileAll compiles the policies of all pods of a cluster.
+func compileAll(s *cluster.State) *policy.Compiler {
+	c := policy.NewCompiler("")
+	changes := new(cluster.State).Diff(s)
+	c.Apply(&changes)
+	return c
 }

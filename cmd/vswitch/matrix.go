@@ -67,10 +67,7 @@ var matrixProtocols = map[string]uint8{"": 0, "tcp": packet.ProtoTCP, "udp": pac
 // newMatrix asks for every two of pods. state is the whole cluster, for whose
 // other pods rules may be.
 func newMatrix(state *cluster.State, pods []*cluster.Pod, o *matrixOptions) *matrix {
-	c := policy.NewCompiler("")
-	changes := new(cluster.State).Diff(state)
-	c.Apply(&changes)
-	set := c.Set()
+	set := compileAll(state).Set()
 	m := &matrix{}
 	for _, from := range pods {
 		row, policies := make([]reach, len(pods)), make([]string, len(pods))
