@@ -29,7 +29,7 @@ type eventPrinter struct {
 func newEventPrinter(out, errOut io.Writer, format string) *eventPrinter {
 	p := &eventPrinter{out: out, errOut: errOut, format: format, color: isTerminal(out)}
 	p.widths = make([]int, len(eventHeader))
-	copy(p.widths, []int{len("15:04:05.000"), 5, 9, 24, 24, 4, 14})
+	copy(p.widths, []int{len("15:04:05.000"), 5, 9, 24, 24, 4, 14, 6, 14, 20, 20})
 	return p
 }
 
@@ -84,7 +84,7 @@ func receiverOf(e *agent.Event) string {
 	if e.Backend.IsValid() {
 		return withPort(e.To, e.Backend)
 	}
-	if e.Service != "" && e.To == "" {
+	if e.Service != "" {
 		name, _, _ := strings.Cut(e.Service, ":")
 		return withPort("svc/"+name, e.Destination)
 	}
