@@ -387,6 +387,7 @@ func TestObserve(t *testing.T) {
 	if n := len(all.C); n != 0 {
 		t.Errorf("%d events after Close", n)
 	}
+	r.now += time.Minute
 	flood := r.sw.Observe(nil)
 	for i := range 2 * eventBurst {
 		r.send("a", build(t, macB, macA, podA, podB, tcpPorts(uint16(2000+i), 82, "syn"), 0))

@@ -66,8 +66,11 @@ func (s *serviceFlags) pools(c *control.Config) (err error) {
 	return err
 }
 
-// parsePortRange reads FIRST-LAST.
+// parsePortRange reads FIRST-LAST; nothing is the default.
 func parsePortRange(text string) (control.PortRange, error) {
+	if text == "" {
+		return control.Default().NodePorts, nil
+	}
 	first, last, ok := strings.Cut(text, "-")
 	a, err1 := strconv.ParseUint(first, 10, 16)
 	b, err2 := strconv.ParseUint(last, 10, 16)
