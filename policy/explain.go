@@ -77,7 +77,7 @@ func (v Verdict) whyIsolated() string {
 	var s string
 	switch others := len(d.isolating) - 1; {
 	case others < 0:
-		return d.policyName() + " isolates " + v.pod.name + ", and no NetworkPolicy " + v.verb(true) + " " + v.other()
+		return d.policyName() + " isolates " + v.pod.name + ", and no NetworkPolicy " + v.verb(true) + " " + v.other() + portOf(v.proto, v.port)
 	case others == 0:
 		s = "no rule of " + d.policyName()
 	case others == 1:

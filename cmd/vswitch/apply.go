@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 	"vswitch/vswitch/kube"
 	"vswitch/vswitch/lab"
@@ -69,8 +68,8 @@ Exit codes: 0 applied, 1 it failed, 2 the input is wrong.`,
 // isolate has policies that could not be read isolate the pods which they
 // select, in the running cluster, and adds to err, of load, what came of it.
 func isolate(c *cobra.Command, err error) error {
-	invalid := kube.StandIns(err)
-	if invalid.Len() == 0 {
+	invalid, unclear := kube.StandIns(err), kube.Unclear(err)
+	if invalid.Len()+len(unclear) == 0 {
 		return err
 	}
 	var results []control.Result
@@ -81,19 +80,26 @@ func isolate(c *cobra.Command, err error) error {
 	if errors.Is(failed, lab.ErrNotRunning) {
 		return err // there are no pods to isolate
 	}
-	said := map[cluster.Ref]bool{}
+	said := map[string]bool{}
+	remark := func(object, text string) {
+		if !said[object] {
+			said[object] = true
+			err = kube.Remark(err, object, text)
+		}
+	}
+	waits := false
 	for _, r := range results {
-		if said[r.Ref] {
+		if r.Action == "kept" {
+			remark(r.Ref.String(), "; the one of this name that was applied before stays in force")
 			continue
 		}
-		said[r.Ref] = true
-		consequence := "; until it is corrected or deleted, the pods that it selects are isolated"
-		if r.Action == "kept" {
-			consequence = "; the one of this name that was applied before stays in force"
-		}
-		err = kube.Remark(err, r.Ref, consequence)
+		waits = true
+		remark(r.Ref.String(), "; until it is corrected or deleted, the pods that it selects are isolated")
 	}
-	if failed == nil && len(results) > 0 {
+	for _, object := range unclear {
+		remark(object, "; which pods it selects is not certain, so nothing is changed")
+	}
+	if waits {
 		if late := client.WaitInForce(c.Context()); late != nil {
 			fmt.Fprintln(c.ErrOrStderr(), "warning: isolation is asked for, but", late)
 		}

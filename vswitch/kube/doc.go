@@ -8,6 +8,10 @@
 // of it is used. Kinds that the switch does not handle are skipped with a
 // Warning. Defaults are filled in as the API server does.
 //
+// A policy that is refused may have to isolate its pods all the same: StandIns
+// returns what is known of it. Policies of extensions/v1beta1 become those of
+// networking.k8s.io/v1, whose form they have.
+//
 // Fields that nothing acts on (volumes, resources, affinity and others)
 // are accepted, kept in Meta.Manifest, and shown again by Encode. Where that
 // makes a difference, there is one Warning an object and field. A container

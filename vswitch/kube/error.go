@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
-
-	"vswitch/vswitch/cluster"
 )
 
 // Error is one thing that is wrong with the input.
@@ -32,6 +30,7 @@ func (e *Error) Error() string {
 type refusal struct {
 	errs     error
 	standIns *Objects
+	unclear  []string
 }
 
 func (r *refusal) Error() string { return r.errs.Error() }
@@ -50,9 +49,19 @@ func StandIns(err error) *Objects {
 	return &Objects{}
 }
 
+// Unclear names the policies that Load or Parse refused with err and for which
+// nothing can stand, as Error.Object does.
+func Unclear(err error) []string {
+	var r *refusal
+	if errors.As(err, &r) {
+		return r.unclear
+	}
+	return nil
+}
+
 // Remark returns err, which is one of Load or Parse or wraps one, with text at
-// the end of the last thing that it says of an object.
-func Remark(err error, about cluster.Ref, text string) error {
+// the end of the last thing that it says of an object, named as in Error.Object.
+func Remark(err error, object, text string) error {
 	var r *refusal
 	if !errors.As(err, &r) {
 		return err
@@ -60,14 +69,14 @@ func Remark(err error, about cluster.Ref, text string) error {
 	errs := slices.Clone(r.Unwrap())
 	for i, err := range slices.Backward(errs) {
 		var e *Error
-		if errors.As(err, &e) && e.Object == about.String() {
+		if errors.As(err, &e) && e.Object == object {
 			remarked := *e
 			remarked.Message += text
 			errs[i] = &remarked
 			break
 		}
 	}
-	return &refusal{errors.Join(errs...), r.standIns}
+	return &refusal{errors.Join(errs...), r.standIns, r.unclear}
 }
 
 // Warning is something in the input that was skipped or has no effect.

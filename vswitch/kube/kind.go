@@ -37,6 +37,14 @@ var older = map[typeMeta]bool{
 	{"extensions/v1beta1", "NetworkPolicy"}: true,
 }
 
+// instead says what has taken the place of a kind, which is not handled.
+var instead = map[typeMeta]string{
+	{"policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"}:         writeCluster,
+	{"policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy"}: writeCluster,
+}
+
+const writeCluster = "; a ClusterNetworkPolicy (" + clusterPolicyVersion + ") can say the same"
+
 // manifest reads one object, or the items of a List. inherited is the type of
 // items that do not say it themselves.
 func (l *loader) manifest(m *manifest, tree any, inherited typeMeta) {
@@ -64,7 +72,7 @@ func (l *loader) manifest(m *manifest, tree any, inherited typeMeta) {
 	case known && (t.group() == typeMeta{apiVersion: version}.group() || t.group() == "extensions"):
 		l.fail(m.failure(name, "apiVersion", fmt.Sprintf("no kind %s in %q; did you mean %q?", t.kind, t.apiVersion, version)))
 	default:
-		l.warn(m, t.kind, name, fmt.Sprintf("kind %s (%s) is not handled; skipped", t.kind, t.apiVersion))
+		l.warn(m, t.kind, name, fmt.Sprintf("kind %s (%s) is not handled; skipped%s", t.kind, t.apiVersion, instead[t]))
 	}
 }
 

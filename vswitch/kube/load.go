@@ -43,7 +43,8 @@ func Parse(name string, data []byte) (*Objects, []Warning, error) {
 
 type loader struct {
 	objects  Objects
-	standIns Objects // for policies that are refused
+	standIns Objects  // for policies that are refused
+	unclear  []string // policies that are refused without one
 	warnings []Warning
 	errs     []*Error
 	files    map[string]int              // in the order they were read
@@ -60,7 +61,7 @@ func (l *loader) result() (*Objects, []Warning, error) {
 	l.conflicts()
 	l.sort()
 	if len(l.errs) > 0 {
-		return nil, l.warnings, &refusal{join(l.errs), &l.standIns}
+		return nil, l.warnings, &refusal{join(l.errs), &l.standIns, l.unclear}
 	}
 	return &l.objects, l.warnings, nil
 }

@@ -42,11 +42,11 @@ func desiredMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
 }
 
 // withoutLastApplied drops kubectl's record of the last apply, which differs
-// for equal objects.
+// for equal objects, and what was said of a policy that it replaces.
 func withoutLastApplied(m map[string]string) map[string]string {
 	out := map[string]string{}
 	for k, v := range m {
-		if k != corev1.LastAppliedConfigAnnotation {
+		if k != corev1.LastAppliedConfigAnnotation && k != annotationInvalid {
 			out[k] = v
 		}
 	}

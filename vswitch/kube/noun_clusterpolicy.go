@@ -76,7 +76,7 @@ func toClusterPorts(protocols []policyv1alpha2.ClusterNetworkPolicyProtocol) (ou
 }
 
 // fromClusterNetworkPolicy writes the policy; one that could not be understood
-// as what stands for it, a policy that denies all.
+// as what stands for it, a policy that denies all, and a condition.
 func fromClusterNetworkPolicy(p *cluster.ClusterNetworkPolicy) (*policyv1alpha2.ClusterNetworkPolicy, error) {
 	o := &policyv1alpha2.ClusterNetworkPolicy{}
 	known, err := base(cluster.KindClusterNetworkPolicy, &p.Meta, o)
@@ -94,6 +94,8 @@ func fromClusterNetworkPolicy(p *cluster.ClusterNetworkPolicy) (*policyv1alpha2.
 	s.Subject.Namespaces, s.Subject.Pods = fromPodPeer(&p.Subject)
 	ingress, egress := p.Ingress, p.Egress
 	if p.Invalid != "" {
+		o.Status.Conditions = []metav1.Condition{{Type: "Accepted", Status: metav1.ConditionFalse, Reason: "Invalid", Message: p.Invalid,
+			ObservedGeneration: p.Generation, LastTransitionTime: metav1.NewTime(p.Created)}}
 		ingress, egress = denyAll(), denyAll()
 		egress[0].Peers = []cluster.PolicyPeer{{Blocks: []cluster.IPBlock{{CIDR: netip.MustParsePrefix("0.0.0.0/0")}, {CIDR: netip.MustParsePrefix("::/0")}}}}
 	}

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -147,8 +148,12 @@ func compareRequirements(a, b cluster.Requirement) int {
 	return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Operator, b.Operator), slices.Compare(a.Values, b.Values))
 }
 
+// annotationInvalid says why a policy stands there without its rules. It is not
+// read.
+const annotationInvalid = "vswitch/invalid"
+
 // fromNetworkPolicy writes the policy; one that could not be understood as what
-// stands for it, a policy without rules.
+// stands for it, a policy without rules, with annotationInvalid.
 func fromNetworkPolicy(p *cluster.NetworkPolicy) (*networkingv1.NetworkPolicy, error) {
 	o := &networkingv1.NetworkPolicy{}
 	known, err := base(cluster.KindNetworkPolicy, &p.Meta, o)
@@ -159,6 +164,13 @@ func fromNetworkPolicy(p *cluster.NetworkPolicy) (*networkingv1.NetworkPolicy, e
 	setMeta(&o.ObjectMeta, &p.Meta, 0)
 	if known {
 		return o, nil
+	}
+	if p.Invalid != "" {
+		o.Annotations = maps.Clone(o.Annotations)
+		if o.Annotations == nil {
+			o.Annotations = map[string]string{}
+		}
+		o.Annotations[annotationInvalid] = p.Invalid
 	}
 	s := &o.Spec
 	s.PodSelector = *fromSelector(&p.Pods)

@@ -35,6 +35,8 @@ func (l *loader) networkPolicy(m *manifest, name string, tree map[string]any) {
 	if len(s.problems) > 0 {
 		if s.namesObject(&o.ObjectMeta) && s.readsPods(tree) {
 			l.standIns.NetworkPolicies = append(l.standIns.NetworkPolicies, standIn(m, o, s.problems[0]))
+		} else {
+			l.unclear = append(l.unclear, name)
 		}
 		return
 	}
@@ -51,6 +53,8 @@ func (l *loader) clusterNetworkPolicy(m *manifest, name string, tree map[string]
 	if len(s.problems) > 0 {
 		if s.namesObject(&o.ObjectMeta) && s.clean("spec.subject") {
 			l.standIns.ClusterNetworkPolicies = append(l.standIns.ClusterNetworkPolicies, clusterStandIn(m, o, s))
+		} else {
+			l.unclear = append(l.unclear, name)
 		}
 		return
 	}

@@ -146,7 +146,7 @@ func TestNamespaceIsolation(t *testing.T) {
 		{`{"ingress":{}}`, false, ""},
 		{`{"ingress":null}`, false, ""},
 		{``, false, "must be JSON"},
-		{` null`, false, "must be JSON"},
+		{`null`, false, "must be JSON"},
 		{`"DefaultDeny"`, false, "must be JSON"},
 		{`{"ingress":{"isolation":"DefaultDeny"}`, false, "must be JSON"},
 		{`{"ingress":{"isolation":"DefaultDeny"}}}`, false, "must be JSON"},

@@ -43,7 +43,7 @@ func isTypeError(err error) bool {
 // UnmarshalYAML implements the YAML decoder's interface.
 func (p *position) UnmarshalYAML(unmarshal func(any) error) error {
 	p.line = lineOf(unmarshal)
-	var fields map[placeKey]*position
+	var fields map[placeKey]position
 	err := unmarshal(&fields)
 	if err == nil {
 		p.fields = make(map[string]*position, len(fields))
@@ -51,28 +51,28 @@ func (p *position) UnmarshalYAML(unmarshal func(any) error) error {
 			if old := p.fields[k.name]; old != nil && old.line > k.line {
 				continue // k came in by a merge, from an anchor further up
 			}
-			if v == nil { // null
-				v = &position{}
-			}
-			// A field is where its key is. The value is shared where an
-			// alias is used, hence the copy.
-			field := *v
-			field.line = k.line
-			p.fields[k.name] = &field
+			v.line = k.line // a field is where its key is
+			p.fields[k.name] = &v
 		}
 		return nil
 	}
 	if !isTypeError(err) {
 		return err
 	}
-	var items []*position
+	var items []position
 	if err = unmarshal(&items); err == nil {
-		p.items = items
+		for i := range items {
+			p.items = append(p.items, &items[i])
+		}
 	} else if !isTypeError(err) {
 		return err
 	}
 	return nil
 }
+
+// UnmarshalText implements encoding.TextUnmarshaler for "null" and "~" in
+// quotes, with which the decoder does not come to UnmarshalYAML.
+func (p *position) UnmarshalText([]byte) error { return nil }
 
 // placeKey is a key and its line.
 type placeKey struct {

@@ -25,12 +25,12 @@ var oldBool = map[string]bool{"y": true, "Y": true, "n": false, "N": false}
 
 // UnmarshalYAML implements the YAML decoder's interface.
 func (v *value) UnmarshalYAML(unmarshal func(any) error) error {
-	var fields map[string]*value
+	var fields map[string]value
 	err := unmarshal(&fields)
 	if err == nil {
 		m := make(map[string]any, len(fields))
 		for k, f := range fields {
-			m[valid(k)] = f.get()
+			m[valid(k)] = f.v
 		}
 		v.v = m
 		return nil
@@ -38,11 +38,11 @@ func (v *value) UnmarshalYAML(unmarshal func(any) error) error {
 	if !otherType(err) {
 		return err
 	}
-	var items []*value
+	var items []value
 	if err = unmarshal(&items); err == nil {
 		list := make([]any, len(items))
 		for i, f := range items {
-			list[i] = f.get()
+			list[i] = f.v
 		}
 		v.v = list
 		return nil
@@ -53,11 +53,11 @@ func (v *value) UnmarshalYAML(unmarshal func(any) error) error {
 	return v.scalar(unmarshal)
 }
 
-func (v *value) get() any {
-	if v == nil {
-		return nil
-	}
-	return v.v
+// UnmarshalText implements encoding.TextUnmarshaler for "null" and "~" in
+// quotes, with which the decoder does not come to UnmarshalYAML.
+func (v *value) UnmarshalText(text []byte) error {
+	v.v = valid(string(text))
+	return nil
 }
 
 // valid replaces what is not UTF-8, as JSON does; !!binary may hold anything.

@@ -15,7 +15,7 @@ func FuzzTree(f *testing.F) {
 	for _, s := range []string{
 		"a: 1\nb: [x, 1.5, true, null, ~, 0x10, 1e3, .inf, 010, 1_000]\n", "a: &x {b: 1}\nc: {<<: *x, d: 2}\n", "- a\n- - b\n",
 		"a: y\ny: n\n", "1: a\ntrue: b\n1.5: c\n", "a: 2024-01-01\nb: !!str 5\nc: !!binary aGk=\n", "\"a\": 'b'\n", "a: |\n  x\n  y\n", "a: yes\nb: off\n",
-		"a: 1\na: 2\n", "? [a]\n: b\n", "? {a: b}\n: c\n", "a: {b: 1, b: 2}\n", "x: 12345678901234567890\n", "x: -0.0\n", "a: 1.0\n", "!!binary 0000", "1: 1\n1.:",
+		"a: 1\na: 2\n", "? [a]\n: b\n", "? {a: b}\n: c\n", "a: {b: 1, b: 2}\n", "x: 12345678901234567890\n", "x: -0.0\n", "a: 1.0\n", "!!binary 0000", "a: \"null\"\nb: ['~', \"null\", null]\n", "1: 1\n1.:",
 	} {
 		f.Add([]byte(s))
 	}
@@ -45,6 +45,27 @@ func FuzzTree(f *testing.F) {
 			t.Errorf("%q:\n got %#v\nwant %#v", data, got, want)
 		}
 	})
+}
+
+// TestQuotedNull: null in quotes is text like any other, and does not keep
+// lines from being found.
+func TestQuotedNull(t *testing.T) {
+	o, _, err := Parse("f", []byte("apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  annotations: {a: \"null\", b: '~', c: null, d: \"\"}\n"+
+		"spec:\n  containers:\n  - name: c\n    command: [\"null\", '~']\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := o.Pods[0]
+	if want := map[string]string{"a": "null", "b": "~", "c": "", "d": ""}; !reflect.DeepEqual(p.Annotations, want) {
+		t.Errorf("annotations %q", p.Annotations)
+	}
+	if c := p.Containers[0].Command; !reflect.DeepEqual(c, []string{"null", "~"}) {
+		t.Errorf("command %q", c)
+	}
+	_, _, err = Parse("f", []byte("apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  labels: {a: \"null\"}\nspec:\n  containers:\n  - name: \"null\"\n    comand: [a]\n"))
+	if err == nil || !strings.HasPrefix(err.Error(), "f:9: ") {
+		t.Errorf("%v", err)
+	}
 }
 
 // keysDiffer reports whether only one side has seen keys that are given
