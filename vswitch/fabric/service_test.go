@@ -296,6 +296,13 @@ func TestB26InsideWithPolicyLocal(t *testing.T) {
 						w.none("n1", "no-local-endpoints")
 					})
 				}
+				// At another node's port, wherever the endpoint is.
+				for backend, want := range map[string]netip.AddrPort{"b": w.at("n2", 500), "c": w.at("a", 500), "e": w.at("n2", 500)} {
+					w.serve(backend, local)
+					if _, seen, _ := w.talk("a", w.at("a", 500), w.at("n2", 30080), true, backend); seen != want {
+						w.Errorf("at another node's port: %s saw %v, want %v", backend, seen, want)
+					}
+				}
 				// The endpoint's own pod, on its own node, sees itself as its node.
 				w.serve("c", local)
 				if _, seen, _ := w.talk("c", w.at("c", 1000), w.at("lb", 80), false, "c"); seen.Addr() != w.ip("n2") {
@@ -411,6 +418,48 @@ func TestB01StaleUDP(t *testing.T) {
 			w.Error("an endpoint that is gone still answers for the service")
 		}
 	})
+}
+
+// TestB01Moves: datagrams of one socket move from endpoint to endpoint, in every
+// order: nothing of what was decided for the one is left for the next, neither a
+// translated source nor the node that has it.
+func TestB01Moves(t *testing.T) {
+	for mode, outside := range map[string]string{agent.PreserveClient: "client", agent.MasqueradeClient: "n1"} {
+		t.Run(mode, func(t *testing.T) {
+			inFamilies(t, agent.ServiceConfig{ExternalClient: mode}, func(w *world) {
+				for _, c := range []struct{ from, at string }{{"client", "lb"}, {"a", "vip"}, {"a", "n1"}, {"a", "n2"}, {"a", "lb"}} {
+					front := w.at(c.at, 80)
+					if c.at[0] == 'n' {
+						front = w.at(c.at, 30080)
+					}
+					for _, backend := range []string{"c", "b", "e", "a", "c", "e", "a", "b", "a", "e", "b", "c"} {
+						w.serve(backend)
+						seen := w.ip(c.from)
+						switch {
+						case c.from == "client":
+							seen = w.ip(outside)
+						case c.at == "n2":
+							seen = w.ip("n2")
+						case c.at != "vip" || backend == "a":
+							seen = w.ip("n1")
+						}
+						for range 2 {
+							ask := seg{src: w.at(c.from, 700), dst: front, udp: true, payload: []byte("?")}
+							w.send(c.from, ask)
+							_, got := w.one(backend)
+							if got.src.Addr() != seen || got.dst != w.at(backend, 8080) {
+								w.Errorf("%s to %s: %s got %v -> %v, want from %v", c.from, c.at, backend, got.src, got.dst, seen)
+							}
+							w.send(backend, got.reverse(""))
+							if _, back := w.one(c.from); back.src != front || back.dst != ask.src {
+								w.Errorf("%s to %s with %s: the answer is %v -> %v", c.from, c.at, backend, back.src, back.dst)
+							}
+						}
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestB02FirstEndpoint: a socket's fixed source port gets through as soon as there
