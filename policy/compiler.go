@@ -254,7 +254,7 @@ func (c *Compiler) publish() bool {
 	if !drafts && !parties && c.set.drops != nil {
 		return false
 	}
-	set := &Set{endpoints: c.endpoints, directions: c.set.directions, drops: c.drops}
+	set := &Set{endpoints: c.endpoints, directions: c.set.directions, drops: c.drops, elsewhere: c.set.elsewhere}
 	if drafts || set.directions == nil {
 		set.directions = append([]*direction(nil), c.directions...)
 	}

@@ -42,6 +42,8 @@ func (r *rule) String() string { return r.policy.String() + " rule " + itoa(r.in
 // "NetworkPolicy x/allow-web rule 0 lets in pods with app=web of namespace x".
 func (v Verdict) Why() string {
 	switch {
+	case v.Unknown:
+		return "nobody has said yet which pod has " + v.addr.Netip().String()
 	case v.Pending:
 		return "the policies of the pod are not compiled yet"
 	case v.by == nil && v.pod == nil && v.Allowed:

@@ -29,6 +29,7 @@ type Set struct {
 	endpoints  *bart.Table[*endpoint]
 	directions []*direction // by endpoint.directions; 0 is no policy's
 	drops      *ledger
+	elsewhere  *elsewhere // nil: nobody waits
 }
 
 // endpoint is a pod or a node, by any of its addresses.
@@ -82,6 +83,8 @@ func (s *Set) ask(dir Direction, own, other *packet.Addr, proto uint8, port uint
 		v.Allowed, v.by = true, &ownNode
 	case index == 0:
 		v.Allowed = true
+	case peer == nil && s.elsewhere.has(other):
+		return Verdict{Pending: true, Unknown: true, dir: dir, proto: proto, port: port, addr: *other}
 	default:
 		id := uint32(0)
 		if peer != nil {

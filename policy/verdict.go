@@ -9,6 +9,9 @@ type Verdict struct {
 	// Pending: this node has the pod, and its policies are not compiled yet. The
 	// packet may not pass, and its sender does well to try again.
 	Pending bool
+	// Unknown, with Pending: it is the other end that nothing is known of, but
+	// that it should be a pod of another node (Compiler.SetRanges).
+	Unknown bool
 
 	dir   Direction
 	proto uint8

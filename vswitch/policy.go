@@ -76,6 +76,12 @@ func (d *decider) asked(w *passage, stage string, denied Reason, v policy.Verdic
 	switch {
 	case v.Pending && w.known:
 		return Forwarded // it was allowed once, and nothing new is known
+	case v.Unknown:
+		other := &w.to.Dst
+		if denied == PolicyIngress {
+			other = &w.came.Src
+		}
+		return d.drop(Starting, stage, "nobody has said yet which pod has {addr}", "", other)
 	case v.Pending:
 		name := w.info.Name
 		if denied == PolicyIngress {

@@ -334,6 +334,12 @@ func (n *Node) setSelf() {
 	n.own.be(&s)
 	n.compiler.SetSelf(s)
 	n.serviceNodes()
+	if n.cfg.Control != "" {
+		n.policies.SetRanges(n.cfg.ClusterCIDRs, n.ranges())
+		if !n.deaf {
+			n.compiler.SetPolicies(n.policies)
+		}
+	}
 	n.sw.Publish(n.compiler.Publish())
 }
 

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"net/netip"
+
 	"vswitch/policy"
 	"vswitch/vswitch/cluster"
 )
@@ -56,6 +58,10 @@ func (p *Policies) Apply(c *cluster.Changes) bool {
 	changed := p.compiler.Apply(c)
 	return changed && p.count > 0 || (before == 0) != (p.count == 0)
 }
+
+// SetRanges tells the ranges of all pods, and of those of this node. A pod of
+// another node of which nothing is known yet is then neither allowed nor refused.
+func (p *Policies) SetRanges(pods, here []netip.Prefix) { p.compiler.SetRanges(pods, here) }
 
 func one(yes bool) int {
 	if yes {
