@@ -221,7 +221,15 @@ func (s *labStage) Observe(ctx context.Context, f agent.EventFilter, see func(ag
 	}, nil
 }
 
-func (s *labStage) InForce(ctx context.Context) error { return s.client.WaitInForce(ctx) }
+// InForce waits longer than one WaitInForce does: the machine may be busy.
+func (s *labStage) InForce(ctx context.Context) (err error) {
+	for range 5 {
+		if err = s.client.WaitInForce(ctx); !errors.Is(err, lab.ErrConflict) {
+			return err
+		}
+	}
+	return err
+}
 
 func (s *labStage) KillNode(ctx context.Context, node string) error {
 	if err := s.client.KillNode(ctx, node); err != nil {

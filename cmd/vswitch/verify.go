@@ -36,6 +36,7 @@ EXPECTATIONS are files, or - for standard input, each a YAML list:
   at         the node where a client outside enters
 
 A packet to a service is sent to each of its endpoints: all of them must be as expected.
+Pods with addresses of both families are asked about by the first that both have.
 
 What differs is listed, with the reason and the policy that decided; the last line says
 how many are as expected.
