@@ -25,6 +25,7 @@ var chapters = []chapter{
 	{"Pod to service", podToService},
 	{"External to service", externalToService},
 	{"Rolling update", rollingUpdate},
+	{"Network policy", networkPolicy},
 }
 
 // sameNode: two pods of a node are neighbors on an Ethernet; the switch bridges.

@@ -57,7 +57,7 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 	case len(files) == 0 && len(args) >= 2:
 		kind, ok := cluster.ParseKind(args[0])
 		if !ok {
-			return nil, bad(fmt.Errorf("%q is no kind of object; use pod, deployment, service, node or namespace", args[0]))
+			return nil, bad(fmt.Errorf("%q is no kind of object; use pod, deployment, service, networkpolicy, clusternetworkpolicy, node or namespace", args[0]))
 		}
 		for _, name := range args[1:] {
 			r := cluster.Ref{Kind: kind, Key: cluster.Key{Namespace: namespace, Name: name}}

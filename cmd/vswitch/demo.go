@@ -4,13 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"vswitch/vswitch/agent"
 )
@@ -90,8 +88,8 @@ func (o *demoOptions) run(ctx context.Context, out io.Writer) (err error) {
 	d := &demo{out: out, pods: map[string]actor{}}
 	if o.output == "json" {
 		d.out = io.Discard
-	} else if f, ok := out.(*os.File); ok {
-		d.color = term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+	} else {
+		d.color = isTerminal(out)
 	}
 	d.printf("%s\n", d.bold("Life of a Packet"))
 	start := time.Now()

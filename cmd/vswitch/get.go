@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -41,6 +38,16 @@ shares the work, so that a client outside keeps its address: on the node where t
 client came in, the one that has the backend, and there, the one that answers go back
 through. PACKETS and BYTES are those of the one direction and of the other.
 
+Policies are those of both kinds, in the order in which they are asked. With -o wide,
+DROPPED counts packets, PROBLEMS says why a policy does not do what it says, UNUSED which
+rules nobody matches, and SHADOWED which make no difference because of others. With -f,
+policies of manifests are shown, and no cluster is needed.
+
+With --matrix they are shown by what comes of them: rows are senders, columns receivers,
+. is allowed, X denied, ~ some of it, - a pod itself. A receiver is asked on the ports
+that its containers declare, or on --port; --by LABEL puts the pods together that have
+one value of the label.
+
 With -w, it goes on until Ctrl-C with what is ADDED, MODIFIED or DELETED: rows of
 the table, or with -o json a line an event, {"type": "ADDED", "object": {...}}.
 Flows, routes and neighbors are looked at once a second.
@@ -52,6 +59,9 @@ kind, name or node.`,
   vswitch get services,endpoints -n shop -o yaml
   vswitch get routes --node node1
   vswitch get flows -n shop -w
+  vswitch get policies -A -o wide
+  vswitch get policies -n shop --matrix --port 5432
+  vswitch get policies -A -f ./k8s --matrix --by tier
   vswitch get pods -A --socket /run/user/1000/vswitch/node1/node.sock`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) (err error) {
@@ -69,10 +79,11 @@ kind, name or node.`,
 			if err := g.check(); err != nil {
 				return bad(err)
 			}
-			if g.socket != "" && g.node != "" {
-				return bad(errors.New("--node and --socket both name the node to ask; give one of them"))
-			}
-			if g.socket == "" {
+			if len(g.from.files) > 0 {
+				if g.manifests, err = g.from.load(c); err != nil {
+					return err
+				}
+			} else if g.socket == "" {
 				if g.client, err = open(c); err != nil {
 					return err
 				}
@@ -80,6 +91,9 @@ kind, name or node.`,
 			}
 			g.inNamespace = c.Flags().Changed("namespace")
 			g.out, g.errOut = c.OutOrStdout(), c.ErrOrStderr()
+			if g.matrix.wanted {
+				return g.showMatrix(c.Context())
+			}
 			return g.run(c.Context())
 		},
 	}
@@ -90,6 +104,12 @@ kind, name or node.`,
 	f.BoolVarP(&g.watch, "watch", "w", false, "go on as things change")
 	f.StringVar(&g.node, "node", "", "what is on this node only")
 	f.StringVar(&g.socket, "socket", "", "ask the node whose API socket this is: node.sock in its runtimeDir")
+	f.StringArrayVarP(&g.from.files, "filename", "f", nil, "policies of manifests instead of the running cluster's: a file, a directory, or -; repeatable")
+	f.BoolVar(&g.matrix.wanted, "matrix", false, "of policies: who may reach whom")
+	f.Uint16Var(&g.matrix.port, "port", 0, "port of the matrix (default those that the receivers' containers declare)")
+	f.StringVar(&g.matrix.proto, "proto", "", "protocol of the matrix: tcp, udp, sctp or icmp (default that of the ports, else tcp)")
+	f.StringVar(&g.matrix.by, "by", "", "label by whose values the matrix puts pods together")
+	completeFlag(c, "proto", cobra.FixedCompletions([]string{"tcp", "udp", "sctp", "icmp"}, noFiles))
 	completeGet(c)
 	return c
 }
@@ -103,7 +123,10 @@ type getOptions struct {
 	output      string
 	node        string
 	socket      string
-	client      *lab.Client // nil with a socket
+	from        whereFlags
+	manifests   *lab.State  // nil without -f
+	client      *lab.Client // nil with a socket or manifests
+	matrix      matrixOptions
 	out, errOut io.Writer
 
 	revision uint64 // of the State that was shown last
@@ -117,6 +140,22 @@ type listing struct {
 
 // check reports what cannot be had of the kinds.
 func (g *getOptions) check() error {
+	if g.socket != "" && g.node != "" {
+		return errors.New("--node and --socket both name the node to ask; give one of them")
+	}
+	if len(g.from.files) > 0 {
+		if g.watch || g.node != "" || g.socket != "" {
+			return errors.New("-f shows manifests; leave -w, --node and --socket out")
+		}
+		for _, k := range g.kinds {
+			if !k.policies {
+				return fmt.Errorf("-f shows policies of manifests, and no %s", k.name())
+			}
+		}
+	}
+	if err := g.matrix.check(g); err != nil {
+		return err
+	}
 	if g.watch && len(g.kinds) > 1 {
 		return fmt.Errorf("-w follows one kind; %d are given", len(g.kinds))
 	}
@@ -208,6 +247,9 @@ func (g *getOptions) listDaemon(ctx context.Context) (lists []listing, err error
 }
 
 func (g *getOptions) listCluster(ctx context.Context) (lists []listing, err error) {
+	if g.manifests != nil {
+		return g.listObjects(ctx, nil)
+	}
 	nodes, err := g.client.Nodes(ctx)
 	if err != nil {
 		return nil, err
@@ -215,6 +257,11 @@ func (g *getOptions) listCluster(ctx context.Context) (lists []listing, err erro
 	if g.node != "" && !slices.ContainsFunc(nodes, func(n lab.Node) bool { return n.Name == g.node }) {
 		return nil, bad(fmt.Errorf("there is no node %s", g.node))
 	}
+	return g.listObjects(ctx, nodes)
+}
+
+// listObjects lists the kinds, tables of nodes among them.
+func (g *getOptions) listObjects(ctx context.Context, nodes []lab.Node) (lists []listing, err error) {
 	var state *lab.State // one for all kinds
 	for _, k := range g.kinds {
 		if k.objects == nil {
@@ -226,15 +273,29 @@ func (g *getOptions) listCluster(ctx context.Context) (lists []listing, err erro
 			continue
 		}
 		if state == nil {
-			s, err := g.client.State(ctx)
-			if err != nil {
+			if state, err = g.state(ctx); err != nil {
 				return nil, err
 			}
-			state, g.revision = &s, s.Revision
+			g.revision = state.Revision
 		}
-		lists = append(lists, listing{k, k.objects(state, nodes)})
+		rows := k.objects(state, nodes)
+		if k.policies && g.output == "wide" {
+			if err := g.addPolicyReports(ctx, state, rows); err != nil {
+				return nil, err
+			}
+		}
+		lists = append(lists, listing{k, rows})
 	}
 	return lists, nil
+}
+
+// state returns the objects of the running cluster, or those of the manifests.
+func (g *getOptions) state(ctx context.Context) (*lab.State, error) {
+	if g.manifests != nil {
+		return g.manifests, nil
+	}
+	s, err := g.client.State(ctx)
+	return &s, err
 }
 
 // tables asks every node, or the one that was named.
@@ -284,69 +345,4 @@ func (g *getOptions) where(k *getKind) string {
 		return ""
 	}
 	return fmt.Sprintf(" in namespace %s (-A lists all)", g.namespace)
-}
-
-// event is what became of a row.
-type event struct {
-	what string // "ADDED", "MODIFIED" or "DELETED"
-	row  row
-}
-
-// changes compares rows with those that were seen before. The rows that are gone
-// come last, by key.
-func changes(before, now []row) (events []event) {
-	gone := map[string]row{}
-	for _, r := range before {
-		gone[r.key] = r
-	}
-	for _, r := range now {
-		old, known := gone[r.key]
-		delete(gone, r.key)
-		if !known {
-			events = append(events, event{"ADDED", r})
-		} else if !reflect.DeepEqual(old.state, r.state) {
-			events = append(events, event{"MODIFIED", r})
-		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(gone)) {
-		events = append(events, event{"DELETED", gone[key]})
-	}
-	return events
-}
-
-// follow prints rows, and then what becomes of them, until ctx ends.
-func (g *getOptions) follow(ctx context.Context, rows []row) error {
-	show := g.watcher()
-	var before []row
-	for {
-		if err := show(changes(before, rows)); err != nil {
-			return err
-		}
-		before = rows
-		err := g.wait(ctx)
-		var lists []listing
-		if err == nil {
-			lists, err = g.list(ctx)
-		}
-		if ctx.Err() != nil {
-			return nil // Ctrl-C is how watching ends
-		}
-		if err != nil {
-			return err
-		}
-		rows = lists[0].rows
-	}
-}
-
-// wait returns when there may be news.
-func (g *getOptions) wait(ctx context.Context) error {
-	if g.kinds[0].objects != nil {
-		_, err := g.client.Watch(ctx, g.revision)
-		return err
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(time.Second):
-	}
-	return ctx.Err()
 }

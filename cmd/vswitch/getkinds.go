@@ -24,6 +24,8 @@ type getKind struct {
 	table   func(ctx context.Context, a *agent.Client, node string) ([]row, error)
 	// named: the rows of table have names.
 	named bool
+	// policies: the rows of objects are policies, and manifests will do.
+	policies bool
 }
 
 // row is one object, or one entry of a node's table.
@@ -46,6 +48,9 @@ var getKinds = []getKind{
 	{names: "services service svc", namespaced: true, header: serviceHeader, wide: 7, objects: serviceRows},
 	{names: "endpoints ep", namespaced: true, header: endpointsHeader, wide: 4, objects: endpointsRows},
 	{names: "endpointslices endpointslice endpointslices.discovery.k8s.io", namespaced: true, header: sliceHeader, objects: sliceRows},
+	{names: "policies policy", namespaced: true, header: policyHeader, wide: 7, objects: policyRows, policies: true},
+	{names: "networkpolicies networkpolicy netpol networkpolicies.networking.k8s.io", namespaced: true, header: netpolHeader, wide: 6, objects: netpolRows, policies: true},
+	{names: "clusternetworkpolicies clusternetworkpolicy cnp clusternetworkpolicies.policy.networking.k8s.io", header: cnpHeader, wide: 7, objects: cnpRows, policies: true},
 	{names: "namespaces namespace ns", header: namespaceHeader, objects: namespaceRows},
 	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
 	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},

@@ -52,7 +52,16 @@ func withKind(k *getKind, r row) row {
 		i = 1
 	}
 	r.cells = slices.Clone(r.cells)
-	r.cells[i] = k.resource() + "/" + r.cells[i]
+	resource := k.resource()
+	switch r.value.(type) {
+	case *cluster.NetworkPolicy:
+		resource = cluster.KindNetworkPolicy.Resource()
+	case *cluster.ClusterNetworkPolicy:
+		resource = cluster.KindClusterNetworkPolicy.Resource()
+	case *cluster.Namespace:
+		resource = cluster.KindNamespace.Resource()
+	}
+	r.cells[i] = resource + "/" + r.cells[i]
 	return r
 }
 
@@ -146,7 +155,8 @@ func (g *getOptions) printEvent(e event) error {
 // valueJSON is an object in Kubernetes form, or an entry of a table as it is.
 func valueJSON(value any) ([]byte, error) {
 	switch value.(type) {
-	case *cluster.Pod, *cluster.Node, *cluster.Namespace, *cluster.Deployment, *cluster.Service, *cluster.Endpoints, *cluster.EndpointSlice:
+	case *cluster.Pod, *cluster.Node, *cluster.Namespace, *cluster.Deployment, *cluster.Service, *cluster.Endpoints, *cluster.EndpointSlice,
+		*cluster.NetworkPolicy, *cluster.ClusterNetworkPolicy:
 		return kube.Encode(value, kube.JSON)
 	}
 	return json.Marshal(value)

@@ -237,8 +237,8 @@ func endpoint(a netip.AddrPort) string {
 }
 
 func since(t time.Time) string {
-	if t.IsZero() {
-		return ""
+	if t.IsZero() || t.Unix() == 0 { // of manifests, which have no age
+		return "<unknown>"
 	}
 	return age(time.Since(t))
 }

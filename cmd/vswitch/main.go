@@ -106,12 +106,15 @@ func newRoot() *cobra.Command {
 		Use:   "vswitch",
 		Short: "A virtual switch for pods, in userspace",
 		Long: `vswitch is the whole network of pods in one userspace process per node: bridge,
-router and VXLAN overlay. It needs no root, no kernel module and no sidecar.
+router, VXLAN overlay, services and network policy. It needs no root, no kernel module and
+no sidecar.
 
   vswitch demo                       the life of a packet, shown with real pods
   vswitch up --nodes 3 -f ./k8s      a cluster on this machine from Kubernetes YAML
   vswitch exec shop/web-1 -- ping 10.244.2.2
   vswitch trace shop/web-1 shop/db-0:5432
+  vswitch verify -f ./k8s expectations.yaml   who reaches whom, tested in CI
+  vswitch observe --verdict dropped
   vswitch doctor                     what this machine can do, and how to mend the rest`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -132,7 +135,7 @@ router and VXLAN overlay. It needs no root, no kernel module and no sidecar.
 		}
 	}
 	add("cluster", newDemo(), newUp(), newDown(), newApply(), newDelete(), newExec(), newLogs(), newNode(), newKeys())
-	add("look", newGet(), newStatus(), newTrace(), newCapture())
+	add("look", newGet(), newStatus(), newTrace(), newVerify(), newObserve(), newCapture())
 	add("other", newDoctor(), newVersion())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")

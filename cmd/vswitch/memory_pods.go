@@ -40,6 +40,7 @@ func (m *memoryStage) follow(ctx context.Context) {
 		}
 		m.failed = errors.Join(append(errs, m.failed)...)
 		m.mu.Unlock()
+		m.followed.Store(changes.To.Revision)
 	}
 }
 

@@ -37,6 +37,11 @@ type stage interface {
 	Healthy(ctx context.Context, at netip.AddrPort) (int, error)
 	// Watch calls see for every packet at every port until stop is called.
 	Watch(ctx context.Context, see func(agent.Sight)) (stop func(), err error)
+	// Observe calls see for every event of every node that is wanted until stop is
+	// called.
+	Observe(ctx context.Context, f agent.EventFilter, see func(agent.Event)) (stop func(), err error)
+	// InForce returns when all nodes go by what was applied.
+	InForce(ctx context.Context) error
 	// KillNode kills a node as a crash would, and waits until it has come back.
 	KillNode(ctx context.Context, node string) error
 	AddNode(ctx context.Context) (string, error)
@@ -56,6 +61,8 @@ type actor struct {
 }
 
 func (a actor) at(i int) netip.AddrPort { return netip.AddrPortFrom(a.IPs[i], demoPort) }
+
+func (a actor) webAt() netip.AddrPort { return netip.AddrPortFrom(a.IPs[0], webPort) }
 
 func (a actor) String() string { return fmt.Sprintf("%s (%s on %s)", a.Name, list(a.IPs), a.Node) }
 

@@ -192,6 +192,45 @@ func (s *labStage) Watch(ctx context.Context, see func(agent.Sight)) (func(), er
 	}, nil
 }
 
+func (s *labStage) Observe(ctx context.Context, f agent.EventFilter, see func(agent.Event)) (func(), error) {
+	nodes, err := s.client.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var ends []<-chan struct{}
+	var mu sync.Mutex
+	for _, n := range nodes {
+		a := agent.NewClient(n.Socket)
+		done, err := a.Events(ctx, f, func(e agent.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			see(e)
+		})
+		if err != nil {
+			cancel()
+			return nil, fmt.Errorf("node %s: %w", n.Name, err)
+		}
+		ends = append(ends, done)
+	}
+	return func() {
+		cancel()
+		for _, end := range ends {
+			<-end
+		}
+	}, nil
+}
+
+// InForce waits longer than one WaitInForce does: the machine may be busy.
+func (s *labStage) InForce(ctx context.Context) (err error) {
+	for range 5 {
+		if err = s.client.WaitInForce(ctx); !errors.Is(err, lab.ErrConflict) {
+			return err
+		}
+	}
+	return err
+}
+
 func (s *labStage) KillNode(ctx context.Context, node string) error {
 	if err := s.client.KillNode(ctx, node); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"vswitch/vswitch/agent"
@@ -21,6 +22,9 @@ type memoryStage struct {
 	control *control.Controller
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
+
+	// followed is the revision of the State that the fabric goes by.
+	followed atomic.Uint64
 
 	mu      sync.Mutex // guards what follows
 	f       *fabric.Fabric
@@ -157,6 +161,46 @@ func (m *memoryStage) Watch(_ context.Context, see func(agent.Sight)) (func(), e
 			stop()
 		}
 	}, nil
+}
+
+func (m *memoryStage) Observe(ctx context.Context, f agent.EventFilter, see func(agent.Event)) (func(), error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	names := map[netip.Addr]string{}
+	for key, p := range m.pods {
+		for _, ip := range p.IPs {
+			names[ip.Addr()] = key.String()
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var one sync.Mutex
+	var ends []<-chan struct{}
+	for _, n := range m.f.Nodes {
+		ends = append(ends, agent.Observe(ctx, n.Switch, n.Name, f, func(a netip.Addr) string { return names[a] }, func(e agent.Event) {
+			one.Lock()
+			defer one.Unlock()
+			see(e)
+		}))
+	}
+	return func() {
+		cancel()
+		for _, end := range ends {
+			<-end
+		}
+	}, nil
+}
+
+// InForce waits until the fabric has followed the store.
+func (m *memoryStage) InForce(ctx context.Context) error {
+	want := m.control.Store().State().Revision
+	for m.followed.Load() < want {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // KillNode makes the others lose a node, and find it again.

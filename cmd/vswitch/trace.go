@@ -1,21 +1,15 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
-	"vswitch/vswitch/agent"
-	"vswitch/vswitch/cluster"
-	"vswitch/vswitch/control"
-	"vswitch/vswitch/fabric"
-	"vswitch/vswitch/lab"
 	"vswitch/vswitch/trace"
 )
 
@@ -49,7 +43,9 @@ The verdict is one of
   delivered   it arrives at the pod or node; whether somebody listens there is not asked
   rejected    it dies, and the sender is told (ICMP error, TCP reset)
   dropped     it dies in silence
-and a reason, one word, follows in parentheses if it dies.
+and a reason, one word, follows in parentheses if it dies. Where a network policy
+decided, it is named with the rule: the steps egress, of the sender's policies, and
+ingress, of the receiver's, say how it came to that.
 
 With --probes every line of a file is a packet, {"from":"x/a","to":"x/b:80"}, where "id",
 "proto" and "at" may follow; every line of the output is the result of one, in order. The
@@ -68,24 +64,20 @@ With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
 		RunE:              func(c *cobra.Command, args []string) error { return o.run(c, args) },
 	}
 	f := c.Flags()
-	f.StringArrayVarP(&o.files, "filename", "f", nil, "manifests instead of the running cluster: a file, a directory, or - for standard input; repeatable")
+	o.add(f)
 	f.StringVar(&o.probe.Proto, "proto", "tcp", "tcp, udp, sctp or icmp")
 	f.StringVar(&o.probe.At, "at", "", "node where a client outside enters (default the one whose address TO is, else the first by name)")
 	f.IntVar(&o.probe.Size, "size", 0, "size of the IP packet in bytes (default the smallest)")
 	f.StringVar(&o.probes, "probes", "", "file with a packet a line, or - for standard input")
 	f.StringVarP(&o.output, "output", "o", "text", "output format: text or json")
-	f.StringArrayVar(&o.clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56); with -f")
-	o.services.add(f, "; with -f")
-	f.StringArrayVar(&o.nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64); with -f")
 	completeFlag(c, "proto", cobra.FixedCompletions([]string{"tcp", "udp", "sctp", "icmp"}, noFiles))
 	return c
 }
 
 type traceOptions struct {
-	files, clusterCIDRs, nodeCIDRs []string
-	services                       serviceFlags
-	probes, output                 string
-	probe                          trace.Probe
+	whereFlags
+	probes, output string
+	probe          trace.Probe
 }
 
 func (o *traceOptions) run(c *cobra.Command, args []string) error {
@@ -128,12 +120,7 @@ func (o *traceOptions) check(c *cobra.Command, args []string) error {
 	case o.probes == "-" && slices.Contains(o.files, "-"):
 		return errors.New("standard input cannot be both the manifests and the probes")
 	}
-	for _, name := range append(o.services.names(), "cluster-cidr", "node-cidr") {
-		if len(o.files) == 0 && c.Flags().Changed(name) {
-			return fmt.Errorf("--%s is for manifests (-f); a running cluster has its own", name)
-		}
-	}
-	return nil
+	return o.whereFlags.check(c)
 }
 
 // explainAll traces the probes of a file.
@@ -157,101 +144,6 @@ func badProbe(err error) error {
 	return err
 }
 
-// cluster returns where to trace: in what the manifests describe, or in the
-// running cluster. Call done in the end.
-func (o *traceOptions) cluster(c *cobra.Command) (where *trace.Cluster, done func(), err error) {
-	if len(o.files) > 0 {
-		return o.static(c)
-	}
-	client, err := open(c)
-	if err != nil {
-		return nil, nil, err
-	}
-	s, err := client.State(c.Context())
-	if err != nil {
-		return nil, nil, err
-	}
-	nodes := &runningNodes{client: client, agents: map[string]*agent.Client{}}
-	return trace.New(s.Objects.State(), nodes), nodes.close, nil
-}
-
-// static makes the cluster that the manifests describe in memory.
-func (o *traceOptions) static(c *cobra.Command) (*trace.Cluster, func(), error) {
-	objects, err := load(c, o.files)
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg := control.Default()
-	services := agent.Default().Services
-	if err := o.services.to(&services); err != nil {
-		return nil, nil, bad(err)
-	}
-	for _, p := range []struct {
-		flag string
-		in   []string
-		out  *[]netip.Prefix
-	}{{"cluster-cidr", o.clusterCIDRs, &cfg.ClusterCIDRs}, {"node-cidr", o.nodeCIDRs, &cfg.NodeCIDRs}} {
-		if err := parsePrefixes(p.flag, p.in, p.out); err != nil {
-			return nil, nil, bad(err)
-		}
-	}
-	if !namesNodes(objects) {
-		cfg.Nodes = defaultNodes
-	}
-	cfg.ServiceCIDRs = services.CIDRs
-	state, err := control.Static(cfg, objects)
-	if err != nil {
-		return nil, nil, bad(err)
-	}
-	services.CIDRs = cfg.ServiceRanges()
-	f, err := fabric.FromState(state, fabric.Config{ClusterCIDRs: cfg.ClusterCIDRs, Services: services, Inline: true})
-	if err != nil {
-		return nil, nil, err
-	}
-	return trace.New(state, f), f.Close, nil
-}
-
-// namesNodes reports whether the manifests say which nodes there are.
-func namesNodes(o *cluster.Objects) bool {
-	onNode := func(e cluster.Endpoint) bool { return e.Node != "" }
-	return len(o.Nodes) > 0 || slices.ContainsFunc(o.Pods, func(p *cluster.Pod) bool { return p.Node != "" }) ||
-		slices.ContainsFunc(o.EndpointSlices, func(v *cluster.EndpointSlice) bool { return slices.ContainsFunc(v.Endpoints, onNode) }) ||
-		slices.ContainsFunc(o.Endpoints, func(v *cluster.Endpoints) bool {
-			return slices.ContainsFunc(v.Subsets, func(s cluster.EndpointSubset) bool {
-				return slices.ContainsFunc(s.Ready, onNode) || slices.ContainsFunc(s.NotReady, onNode)
-			})
-		})
-}
-
-// runningNodes asks the nodes of the running cluster.
-type runningNodes struct {
-	client *lab.Client
-	agents map[string]*agent.Client
-}
-
-// Trace implements trace.Nodes.
-func (n *runningNodes) Trace(ctx context.Context, node string, r agent.TraceRequest) (agent.TraceResult, error) {
-	a := n.agents[node]
-	if a == nil {
-		var err error
-		if a, err = n.client.Agent(ctx, node); err != nil {
-			return agent.TraceResult{}, err
-		}
-		n.agents[node] = a
-	}
-	res, err := a.Trace(ctx, r)
-	if err != nil {
-		return res, fmt.Errorf("node %s: %w", node, err)
-	}
-	return res, nil
-}
-
-func (n *runningNodes) close() {
-	for _, a := range n.agents {
-		a.Close()
-	}
-}
-
 // printTrace writes a result for people.
 func printTrace(out io.Writer, r *trace.Result) {
 	t := table{header: []string{"NODE", "STAGE", "WHAT"}}
@@ -260,8 +152,13 @@ func printTrace(out io.Writer, r *trace.Result) {
 	}
 	t.print(out)
 	fmt.Fprintf(out, "\n%s: %s -> %s", r.Verdict, r.Source, r.Destination)
-	if r.Reason != "" {
+	switch {
+	case r.Reason != "" && r.Policy != "" && strings.HasPrefix(r.Reason, "policy-"):
+		fmt.Fprintf(out, " (%s: %s)", r.Reason, r.Policy)
+	case r.Reason != "":
 		fmt.Fprintf(out, " (%s)", r.Reason)
+	case r.Policy != "":
+		fmt.Fprintf(out, " (allowed by %s)", r.Policy)
 	}
 	fmt.Fprintln(out)
 }

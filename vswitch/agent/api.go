@@ -23,6 +23,7 @@ import (
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
 //	GET    /v1/sights?port=NAME            Sight, a line each, until the client hangs up
+//	GET    /v1/events?verdict=V&reason=R   Event, a line each, until the client hangs up; both may be repeated
 //	GET    /v1/keys                        KeyStatus of every live node
 //	POST   /v1/keys/{install|use|remove|rotate}    KeyRequest -> KeyStatus of every live node
 type Error struct {

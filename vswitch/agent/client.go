@@ -128,38 +128,59 @@ func (c *Client) ChangeKey(ctx context.Context, verb string, r KeyRequest) (s []
 // Capture streams pcapng of one port, or of all if port is empty, until ctx
 // ends or the reader is closed.
 func (c *Client) Capture(ctx context.Context, port string) (io.ReadCloser, error) {
-	return c.stream(ctx, "/v1/capture", port)
+	return c.stream(ctx, "/v1/capture", url.Values{"port": {port}})
 }
 
 // Sights streams the packets that are seen at one port, or at all if port is
 // empty, to see, until ctx ends. It returns once the node captures; the stream
 // goes on in the background, and done is closed when it has ended.
 func (c *Client) Sights(ctx context.Context, port string, see func(Sight)) (done <-chan struct{}, err error) {
-	body, err := c.stream(ctx, "/v1/sights", port)
+	body, err := c.stream(ctx, "/v1/sights", url.Values{"port": {port}})
 	if err != nil {
 		return nil, err
 	}
+	return lines(body, see), nil
+}
+
+// Events streams what becomes of packets, as far as f wants it, to see, until
+// ctx ends. It returns once the node watches; the stream goes on in the
+// background, and done is closed when it has ended.
+func (c *Client) Events(ctx context.Context, f EventFilter, see func(Event)) (done <-chan struct{}, err error) {
+	q := url.Values{"reason": f.Reasons}
+	for _, v := range f.Verdicts {
+		q.Add("verdict", string(v))
+	}
+	body, err := c.stream(ctx, "/v1/events", q)
+	if err != nil {
+		return nil, err
+	}
+	return lines(body, see), nil
+}
+
+// lines decodes what comes, a value a line, until the stream ends. Then it
+// closes done.
+func lines[T any](body io.ReadCloser, see func(T)) (done <-chan struct{}) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		defer body.Close()
 		for d := json.NewDecoder(body); ; {
-			var s Sight
-			if d.Decode(&s) != nil {
+			var v T
+			if d.Decode(&v) != nil {
 				return
 			}
-			see(s)
+			see(v)
 		}
 	}()
-	return ended, nil
+	return ended
 }
 
-func (c *Client) stream(ctx context.Context, path, port string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://node"+path+"?port="+url.QueryEscape(port), nil)
+func (c *Client) stream(ctx context.Context, path string, q url.Values) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://node"+path+"?"+q.Encode(), nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.request(req)
 	if err != nil {
 		return nil, err
 	}
@@ -168,6 +189,15 @@ func (c *Client) stream(ctx context.Context, path, port string) (io.ReadCloser, 
 		return nil, apiError(resp)
 	}
 	return resp.Body, nil
+}
+
+// request sends a request to whoever serves the socket.
+func (c *Client) request(req *http.Request) (*http.Response, error) {
+	resp, err := c.http.Do(req)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("no node serves %s; start it, or name the %s in the runtimeDir of one that runs", c.socket, SocketName)
+	}
+	return resp, err
 }
 
 func podPath(namespace, name string) string {
@@ -187,10 +217,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		return err
 	}
-	resp, err := c.http.Do(req)
-	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("no node serves %s; start it, or name the %s in the runtimeDir of one that runs", c.socket, SocketName)
-	}
+	resp, err := c.request(req)
 	if err != nil {
 		return err
 	}

@@ -290,17 +290,7 @@ func (n *Node) Pods() []PodStatus {
 
 // Flows lists the tracked connections.
 func (n *Node) Flows() []FlowStatus {
-	names := map[netip.Addr]string{}
-	for _, p := range n.Pods() {
-		for _, ip := range p.IPs {
-			names[ip] = p.Namespace + "/" + p.Name
-		}
-	}
-	for _, node := range n.Nodes() {
-		for _, ip := range node.Addresses {
-			names[ip] = node.Name
-		}
-	}
+	names := n.names()
 	now, tables := n.sw.Seconds(), n.sw.Tables()
 	var out []FlowStatus
 	n.conns.All(func(i nat.Info) bool {

@@ -124,6 +124,7 @@ func (n *Node) handler() http.Handler {
 	mux.HandleFunc("GET /v1/sights", func(w http.ResponseWriter, r *http.Request) {
 		n.sights(r.Context(), w, r.URL.Query().Get("port"))
 	})
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) { n.events(r.Context(), w, r) })
 	mux.HandleFunc("GET /v1/keys", func(w http.ResponseWriter, r *http.Request) {
 		s, err := n.keys(r.Context())
 		answer(w, s, err)

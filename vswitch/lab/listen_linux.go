@@ -165,36 +165,7 @@ func (s *supervisor) serveState(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
-	state := s.store.State()
-	out := State{Revision: state.Revision}
-	for o := range state.Namespaces.All() {
-		out.Namespaces = append(out.Namespaces, o)
-	}
-	for o := range state.Nodes.All() {
-		out.Nodes = append(out.Nodes, o)
-	}
-	for o := range state.Pods.All() {
-		out.Pods = append(out.Pods, o)
-	}
-	for o := range state.Deployments.All() {
-		out.Deployments = append(out.Deployments, o)
-	}
-	for o := range state.Services.All() {
-		out.Services = append(out.Services, o)
-	}
-	for o := range state.EndpointSlices.All() {
-		out.EndpointSlices = append(out.EndpointSlices, o)
-	}
-	for o := range state.Endpoints.All() {
-		out.Endpoints = append(out.Endpoints, o)
-	}
-	for o := range state.NetworkPolicies.All() {
-		out.NetworkPolicies = append(out.NetworkPolicies, o)
-	}
-	for o := range state.ClusterNetworkPolicies.All() {
-		out.ClusterNetworkPolicies = append(out.ClusterNetworkPolicies, o)
-	}
-	answer(w, out, nil)
+	answer(w, StateOf(s.store.State()), nil)
 }
 
 // serveLogs streams a log as text.

@@ -1,6 +1,8 @@
 package trace
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,7 +14,8 @@ import (
 	"vswitch/vswitch/packet"
 )
 
-// sourcePort is what probes are sent from: any port that no service has.
+// sourcePort is what probes are sent from if they do not say: any port that no
+// service has.
 const sourcePort = 40000
 
 var protocols = map[string]uint8{
@@ -20,11 +23,24 @@ var protocols = map[string]uint8{
 }
 
 // InputError says what is wrong with a Probe.
-type InputError struct{ Message string }
+type InputError struct {
+	Message string
+	// Field is the one of the Probe's that is at fault, as in JSON, where it is
+	// a single one.
+	Field string
+}
 
 func (e *InputError) Error() string { return e.Message }
 
-func bad(format string, args ...any) error { return &InputError{fmt.Sprintf(format, args...)} }
+func bad(format string, args ...any) error { return &InputError{Message: fmt.Sprintf(format, args...)} }
+
+// in says of which field what is wrong.
+func in(field string, err error) error {
+	if e := (*InputError)(nil); errors.As(err, &e) && e.Field == "" {
+		e.Field = field
+	}
+	return err
+}
 
 // Cluster is where packets are traced. It is safe for concurrent use if its
 // Nodes are.
@@ -75,7 +91,7 @@ type sender struct {
 func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error) {
 	proto, ok := protocols[p.Proto]
 	if !ok {
-		return "", r, bad("protocol %q: use tcp, udp, sctp or icmp", p.Proto)
+		return "", r, in("proto", bad("protocol %q: use tcp, udp, sctp or icmp", p.Proto))
 	}
 	at := p.At
 	if at == "" {
@@ -83,11 +99,11 @@ func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error
 	}
 	from, err := c.from(p.From, at)
 	if err != nil {
-		return "", r, err
+		return "", r, in("from", err)
 	}
 	addrs, port, err := c.to(p.To, proto)
 	if err != nil {
-		return "", r, err
+		return "", r, in("to", err)
 	}
 	if p.Size < 0 || p.Size > packet.MaxIP {
 		return "", r, bad("size %d is outside 0..%d", p.Size, packet.MaxIP)
@@ -97,7 +113,7 @@ func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error
 			if src.Is4() == dst.Is4() {
 				return from.node, agent.TraceRequest{
 					Sender: from.kind, Name: from.name, Proto: proto, Size: p.Size,
-					Source: netip.AddrPortFrom(src, sourcePort), Destination: netip.AddrPortFrom(dst, port),
+					Source: netip.AddrPortFrom(src, cmp.Or(p.SourcePort, sourcePort)), Destination: netip.AddrPortFrom(dst, port),
 				}, nil
 			}
 		}
@@ -126,7 +142,7 @@ func (c *Cluster) from(s, at string) (sender, error) {
 		if c.first == "" {
 			return sender{}, bad("the cluster has no node")
 		}
-		return sender{}, bad("there is no node %s to enter at", at)
+		return sender{}, in("at", bad("there is no node %s to enter at", at))
 	}
 	if name, ok := strings.CutPrefix(s, "node/"); ok {
 		n := c.state.Node(name)

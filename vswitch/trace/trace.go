@@ -33,6 +33,10 @@ type Probe struct {
 	At string `json:"at"`
 	// Size of the IP packet in bytes; 0 is the smallest.
 	Size int `json:"-"`
+	// SourcePort is what it is sent from, where the protocol has ports; 0 is one
+	// that no service has. Which endpoint of several a service chooses depends
+	// on it.
+	SourcePort uint16 `json:"-"`
 }
 
 // Result is what became of a Probe's packet.
@@ -75,6 +79,12 @@ type Hop struct {
 // fabric.Fabric is one.
 type Nodes interface {
 	Trace(ctx context.Context, node string, r agent.TraceRequest) (agent.TraceResult, error)
+}
+
+// Check says what is wrong with p, an *InputError, without tracing it.
+func (c *Cluster) Check(p Probe) error {
+	_, _, err := c.resolve(p)
+	return err
 }
 
 // Trace explains a packet. An *InputError says what is wrong with p; other
