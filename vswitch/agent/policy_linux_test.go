@@ -69,12 +69,15 @@ func (g *guarded) enforced(revision uint64) {
 // many packets in each direction.
 func (g *guarded) dropped(policy, pod string, least uint64) {
 	g.t.Helper()
-	s, err := g.node.Policies(context.Background())
+	s, err := g.node.Policies(context.Background(), true)
 	found := map[string]uint64{}
 	for _, d := range s.Drops {
 		if d.Policy == policy && d.Pod == pod {
 			found[d.Direction] = d.Packets
 		}
+	}
+	if len(s.Reports) != 1 || s.Reports[0].Policy != policy || s.Reports[0].Local == 0 {
+		g.t.Errorf("reports %+v, want one of %s", s.Reports, policy)
 	}
 	if err != nil || !s.InUse || found["ingress"] < least || found["egress"] == 0 {
 		g.t.Errorf("%+v, error %v; want at least %d ingress drops of %s for %s, and some of egress", s, err, least, policy, pod)
