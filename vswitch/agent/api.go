@@ -19,7 +19,7 @@ import (
 //	PUT    /v1/ports/outside               OutsideRequest -> OutsideStatus
 //	DELETE /v1/ports/outside
 //	GET    /v1/pods | /v1/nodes | /v1/routes | /v1/neighbors | /v1/flows
-//	GET    /v1/policies                    PolicyState
+//	GET    /v1/policies?reports=BOOL       PolicyState
 //	POST   /v1/trace                       TraceRequest -> TraceResult
 //	GET    /v1/capture?port=NAME           pcapng until the client hangs up
 //	GET    /v1/sights?port=NAME            Sight, a line each, until the client hangs up
@@ -228,6 +228,30 @@ type PolicyState struct {
 	// Drops are what the policies dropped of the node's pods, since the node runs
 	// and both the policy and the pod are there, in order of policy and pod.
 	Drops []PolicyDrop `json:"drops"`
+	// Reports are about each policy, in the order in which they have their say,
+	// if they were asked for. All nodes say the same but for Local.
+	Reports []PolicyReport `json:"reports,omitempty"`
+}
+
+// PolicyReport is what there is to say about a policy to whom wrote it.
+type PolicyReport struct {
+	Policy string `json:"policy"` // kind and name
+	// Pods is how many pods it selects, Local how many of those are the node's.
+	Pods  int `json:"pods"`
+	Local int `json:"local"`
+	// Problems are why it does not do what it says, sentences.
+	Problems []string `json:"problems,omitempty"`
+	// Unused are rules that nobody can match at present, Shadowed those that make
+	// no difference because of others, not all of them.
+	Unused   []PolicyRemark `json:"unused,omitempty"`
+	Shadowed []PolicyRemark `json:"shadowed,omitempty"`
+}
+
+// PolicyRemark is something about a rule.
+type PolicyRemark struct {
+	Direction string `json:"direction"` // "egress" or "ingress"
+	Rule      int    `json:"rule"`      // its place in that direction, from 0
+	Text      string `json:"text"`
 }
 
 // PolicyDrop is what a policy dropped of a pod.

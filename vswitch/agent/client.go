@@ -103,9 +103,10 @@ func (c *Client) Flows(ctx context.Context) (s []FlowStatus, err error) {
 	return s, c.call(ctx, "GET", "/v1/flows", nil, &s)
 }
 
-// Policies tells what the node has to do with network policy.
-func (c *Client) Policies(ctx context.Context) (s PolicyState, err error) {
-	return s, c.call(ctx, "GET", "/v1/policies", nil, &s)
+// Policies tells what the node has to do with network policy; reports on the
+// policies take a moment, and are left out unless asked for.
+func (c *Client) Policies(ctx context.Context, reports bool) (s PolicyState, err error) {
+	return s, c.call(ctx, "GET", "/v1/policies?reports="+strconv.FormatBool(reports), nil, &s)
 }
 
 // Trace asks what would become of a packet on this node.

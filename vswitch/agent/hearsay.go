@@ -141,7 +141,7 @@ func (n *Node) saidNode(o *gossip.Node) *cluster.Node {
 
 // putSaid tells the store what gossip says of a pod. Of two nodes that say they
 // have it, that one is believed whose pod is the one that is desired; without
-// one, the first by name.
+// one, the one that is believed already, else the first by name.
 func (n *Node) putSaid(tx *cluster.Txn, k cluster.Key) {
 	var best *cluster.Pod
 	desired := tx.State().Pod(k)

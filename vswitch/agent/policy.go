@@ -78,8 +78,9 @@ func (p *Policies) set() *policy.Set {
 	return p.compiler.Set()
 }
 
-// PolicyState tells what the node has to do with network policy.
-func (n *Node) PolicyState() PolicyState {
+// PolicyState tells what the node has to do with network policy, with reports on
+// all policies if asked for.
+func (n *Node) PolicyState(reports bool) PolicyState {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := PolicyState{Node: n.cfg.Name, InUse: n.policies.count > 0, Established: n.cfg.Policy.Established, Drops: []PolicyDrop{}}
@@ -89,7 +90,21 @@ func (n *Node) PolicyState() PolicyState {
 	for _, d := range n.policies.compiler.Set().Drops() {
 		s.Drops = append(s.Drops, PolicyDrop{Policy: d.Policy, Pod: d.Pod.String(), Direction: d.Direction.String(), Packets: d.Packets})
 	}
+	if !reports {
+		return s
+	}
+	for _, r := range n.policies.compiler.Report() {
+		s.Reports = append(s.Reports, PolicyReport{Policy: r.Policy, Pods: r.Pods, Local: r.Local, Problems: r.Problems,
+			Unused: remarks(r.Unused), Shadowed: remarks(r.Shadowed)})
+	}
 	return s
+}
+
+func remarks(list []policy.Remark) (out []PolicyRemark) {
+	for _, r := range list {
+		out = append(out, PolicyRemark{Direction: r.Direction.String(), Rule: r.Rule, Text: r.Text})
+	}
+	return out
 }
 
 // SetPolicies makes the next world's policies those that p knows.

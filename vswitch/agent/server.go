@@ -56,7 +56,9 @@ func (n *Node) handler() http.Handler {
 	get("/v1/routes", func() any { return n.Routes() })
 	get("/v1/neighbors", func() any { return n.Neighbors() })
 	get("/v1/flows", func() any { return n.Flows() })
-	get("/v1/policies", func() any { return n.PolicyState() })
+	mux.HandleFunc("GET /v1/policies", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, n.PolicyState(r.URL.Query().Get("reports") == "true"), nil)
+	})
 	mux.HandleFunc("GET /v1/desired", func(w http.ResponseWriter, r *http.Request) {
 		revision, err := strconv.ParseUint(r.URL.Query().Get("revision"), 10, 64)
 		if err != nil {

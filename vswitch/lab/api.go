@@ -17,7 +17,7 @@ import (
 //	GET  /v1/state?after=REVISION     waits until there is a newer one
 //	GET  /v1/inforce                  waits until all nodes that are ready go by the State of now
 //	GET  /v1/nodes
-//	GET  /v1/policies                 []agent.PolicyState, of the nodes that are ready
+//	GET  /v1/policies?reports=BOOL    []agent.PolicyState, of the nodes that are ready
 //	GET  /v1/logs?namespace=&pod=&container=  or  ?node=    and LogOptions in JSON as options=
 //	POST /v1/apply                    applyRequest -> []control.Result
 //	POST /v1/isolate                  cluster.Objects -> []control.Result

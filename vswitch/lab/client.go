@@ -92,9 +92,9 @@ func (c *Client) Agent(ctx context.Context, name string) (*agent.Client, error) 
 }
 
 // Policies tells what each node has to do with network policy, by name. Nodes
-// that are not ready are left out.
-func (c *Client) Policies(ctx context.Context) (s []agent.PolicyState, err error) {
-	return s, c.call(ctx, "GET", "/v1/policies", nil, &s)
+// that are not ready are left out, and so are reports unless asked for.
+func (c *Client) Policies(ctx context.Context, reports bool) (s []agent.PolicyState, err error) {
+	return s, c.call(ctx, "GET", "/v1/policies?reports="+strconv.FormatBool(reports), nil, &s)
 }
 
 // KillNode kills the process of a node, which is then started again.

@@ -61,7 +61,7 @@ func (s *supervisor) handler() http.Handler {
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.status(), nil) })
 	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.nodeStatus(), nil) })
 	mux.HandleFunc("GET /v1/policies", func(w http.ResponseWriter, r *http.Request) {
-		states, err := s.policies(r.Context())
+		states, err := s.policies(r.Context(), r.URL.Query().Get("reports") == "true")
 		answer(w, states, err)
 	})
 	mux.HandleFunc("GET /v1/state", s.serveState)
@@ -225,7 +225,7 @@ func (f flushWriter) Write(p []byte) (int, error) {
 
 // policies asks all nodes that are ready what they have to do with policy. One
 // that dies meanwhile is left out.
-func (s *supervisor) policies(ctx context.Context) ([]agent.PolicyState, error) {
+func (s *supervisor) policies(ctx context.Context, reports bool) ([]agent.PolicyState, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	s.mu.Lock()
@@ -239,7 +239,7 @@ func (s *supervisor) policies(ctx context.Context) ([]agent.PolicyState, error) 
 			continue
 		}
 		wg.Go(func() {
-			state, err := n.client.Policies(ctx)
+			state, err := n.client.Policies(ctx, reports)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {

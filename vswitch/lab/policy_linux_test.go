@@ -218,7 +218,7 @@ func TestB21PolicyInCluster(t *testing.T) {
 		between(p, began, time.Now(), "silence")
 	}
 	drops := map[string]uint64{}
-	states, err := c.Policies(t.Context())
+	states, err := c.Policies(t.Context(), false)
 	for _, s := range states {
 		for _, d := range s.Drops {
 			if d.Policy == "NetworkPolicy shop/web" && d.Pod == "shop/web" && d.Direction == "ingress" {
