@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -133,9 +135,11 @@ type entry struct {
 	wrong  bool // it is no mapping
 }
 
+// entryKey is a key as it is written; two of one name are two.
 type entryKey struct {
 	name string
 	line int
+	once *byte // another one for each
 }
 
 // UnmarshalYAML implements the YAML decoder's interface.
@@ -151,7 +155,7 @@ func (e *entry) UnmarshalYAML(unmarshal func(any) error) error {
 
 // UnmarshalYAML implements the YAML decoder's interface.
 func (k *entryKey) UnmarshalYAML(unmarshal func(any) error) error {
-	k.line = lineOf(unmarshal)
+	k.line, k.once = lineOf(unmarshal), new(byte)
 	return unmarshal(&k.name)
 }
 
@@ -163,7 +167,9 @@ func (e *entry) expectations(file string) (all []expectation, err error) {
 	}
 	var errs []error
 	words := map[string][]string{}
-	for k, v := range e.fields {
+	keys := slices.SortedFunc(maps.Keys(e.fields), func(a, b entryKey) int { return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.name, b.name)) })
+	for _, k := range keys {
+		v := e.fields[k]
 		if x.fields[k.name] > 0 {
 			errs = append(errs, entryFault(file, k.line, k.name, "given twice"))
 			continue
@@ -190,7 +196,6 @@ func (e *entry) expectations(file string) (all []expectation, err error) {
 		errs = append(errs, x.fault("expect", "%q: use allow, deny or reject", x.expect))
 	}
 	if len(errs) > 0 {
-		slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 		return nil, errors.Join(errs...)
 	}
 	for _, x.probe.From = range words["from"] {
