@@ -87,6 +87,10 @@ func (w *world) whose(a netip.Addr) (*cluster.Pod, *cluster.Node) {
 			if p.Deleted.IsZero() {
 				pod = p
 			}
+		case w.node != "" && (pod.Node == w.node) != (p.Node == w.node):
+			if p.Node == w.node {
+				pod = p
+			}
 		case p.Namespace+"/"+p.Name < pod.Namespace+"/"+pod.Name:
 			pod = p
 		}

@@ -28,13 +28,16 @@ type party struct {
 }
 
 // before reports whether p rather than q is meant by an address that both
-// claim: nodes first, then who stays, then in order of name.
+// claim: nodes first, then who stays, then who is here, then in order of name.
 func (p *party) before(q *party) bool {
 	if p.isNode != q.isNode {
 		return p.isNode
 	}
 	if p.leaving != q.leaving {
 		return q.leaving
+	}
+	if p.local != q.local {
+		return p.local
 	}
 	if p.key.Namespace != q.key.Namespace {
 		return p.key.Namespace < q.key.Namespace

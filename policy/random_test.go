@@ -295,8 +295,8 @@ func (m maker) change(w *world) *cluster.Changes {
 	return ch
 }
 
-// join puts one lot of changes after another; both are of different objects, or
-// else both are dropped into the compiler one by one.
+// join puts one lot of changes after another. They may be of the same objects,
+// which a real State never does to the compiler.
 func join(a, b *cluster.Changes) {
 	a.Namespaces = append(a.Namespaces, b.Namespaces...)
 	a.Nodes = append(a.Nodes, b.Nodes...)
