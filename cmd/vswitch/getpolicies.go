@@ -177,7 +177,7 @@ func policyNameOf(value any) string {
 func (g *getOptions) addPolicyReports(ctx context.Context, s *lab.State, rows []row) error {
 	dropped := map[string]uint64{}
 	if g.client != nil {
-		nodes, err := g.client.Policies(ctx)
+		nodes, err := g.client.Policies(ctx, false)
 		if err != nil {
 			return err
 		}
