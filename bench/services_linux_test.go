@@ -40,7 +40,7 @@ func oneService(tb testing.TB, h host) *cluster.Changes {
 // ourService is ourVXLAN, and the pod on the other node is reached through a
 // service.
 func ourService(tb testing.TB) topology {
-	t := ourServices(tb, false, overlay.Config{Offload: true}, oneService(tb, host{addr: addrFar}))
+	t := ourCluster(tb, false, overlay.Config{Offload: true}, oneService(tb, host{addr: addrFar}))
 	t.at = serviceAt
 	return t
 }
@@ -49,26 +49,39 @@ func ourService(tb testing.TB) topology {
 // service with one endpoint: a DNAT rule in the client's node. It skips without
 // the nft command.
 func kernelService(tb testing.TB) topology {
-	nft, err := exec.LookPath("nft")
-	if err != nil {
-		tb.Skip("no nft: the kernel's side of the comparison needs that command (package nftables)")
-	}
+	nft := findNFT(tb)
 	t := kernelVXLAN(tb, false)
 	t.at = serviceAt
-	cmd := exec.Command(nft, "-f", "-")
-	cmd.Stdin = strings.NewReader(fmt.Sprintf(`table ip bench {
+	rules(tb, nft, t.nodes[0], fmt.Sprintf(`table ip bench {
 	chain prerouting {
 		type nat hook prerouting priority dstnat;
 		ip daddr %s tcp dport %d dnat to %s:5001
 	}
 }
 `, serviceAt.Addr(), serviceAt.Port(), t.b.addr))
+	return t
+}
+
+// findNFT returns the nft command. Without it there is no comparison.
+func findNFT(tb testing.TB) string {
+	tb.Helper()
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		tb.Skip("no nft: the kernel's side of the comparison needs that command (package nftables)")
+	}
+	return nft
+}
+
+// rules gives a namespace nftables rules.
+func rules(tb testing.TB, nft, ns, text string) {
+	tb.Helper()
+	cmd := exec.Command(nft, "-f", "-")
+	cmd.Stdin = strings.NewReader(text)
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := netns.Do(t.node, cmd.Run); err != nil {
+	if err := netns.Do(ns, cmd.Run); err != nil {
 		tb.Fatalf("nft: %v: %s", err, &out)
 	}
-	return t
 }
 
 // BenchmarkServiceTCP: pods of two nodes, through a service, against the same
@@ -90,14 +103,18 @@ func BenchmarkServiceTCP(b *testing.B) {
 // node that are made, used for one request and closed, a second.
 func BenchmarkServiceConnections(b *testing.B) {
 	netnstest.Need(b)
+	connections(b, kernelService(b), ourService(b))
+}
+
+// connections measures how many connections a second are made, used and closed.
+func connections(b *testing.B, contenders ...topology) {
 	_, each := rounds()
-	contenders := []topology{kernelService(b), ourService(b)}
-	for _, streams := range []int{1, 8} {
-		b.Run(fmt.Sprintf("clients=%d", streams), func(b *testing.B) {
+	for _, clients := range []int{1, 8} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			measure(b, "conn/s", contenders, func(t topology) float64 {
 				stop := t.b.serve(b, job{Role: "answer"})
 				defer stop()
-				r := t.run(b, job{Role: "connect", Streams: streams, For: each})
+				r := t.run(b, job{Role: "connect", Streams: clients, For: each})
 				return float64(r.Packets) / r.Took.Seconds()
 			})
 		})

@@ -28,8 +28,8 @@ type topology struct {
 	a, b host
 	// at is where a reaches b, if not at b's own address: a service's.
 	at netip.AddrPort
-	// node is the namespace of a's node, if it is not a's own.
-	node string
+	// nodes are the namespaces of their nodes, if those are not their own.
+	nodes [2]string
 }
 
 func must(tb testing.TB, err error) {
@@ -232,7 +232,7 @@ func newUnderlay(tb testing.TB, wire bool) underlay {
 func kernelVXLAN(tb testing.TB, wire bool) topology {
 	t := topology{name: "kernel", a: host{namespace(tb, "a"), addrA}, b: host{namespace(tb, "b"), addrFar}}
 	u := newUnderlay(tb, wire)
-	t.node = u.ns[0]
+	t.nodes = u.ns
 	cidrs := [2]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.2.0/24")}
 	macs := [2][6]byte{{2, 0, 0, 0, 0, 1}, {2, 0, 0, 0, 0, 2}}
 	for i, h := range []host{t.a, t.b} {
@@ -272,11 +272,11 @@ func kernelVXLAN(tb testing.TB, wire bool) topology {
 
 // ourVXLAN is a pod on each of two nodes of ours.
 func ourVXLAN(tb testing.TB, wire bool, cfg overlay.Config) topology {
-	return ourServices(tb, wire, cfg, &cluster.Changes{})
+	return ourCluster(tb, wire, cfg, &cluster.Changes{})
 }
 
-// ourServices is ourVXLAN with services, which both nodes know.
-func ourServices(tb testing.TB, wire bool, cfg overlay.Config, services *cluster.Changes) topology {
+// ourCluster is ourVXLAN with services and policies, which both nodes know.
+func ourCluster(tb testing.TB, wire bool, cfg overlay.Config, c *cluster.Changes) topology {
 	t := topology{name: "vswitch", a: host{namespace(tb, "a"), addrA}, b: host{namespace(tb, "b"), addrFar}}
 	u := newUnderlay(tb, wire)
 	cidrs := [2]netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("10.244.2.0/24")}
@@ -302,8 +302,11 @@ func ourServices(tb testing.TB, wire bool, cfg overlay.Config, services *cluster
 		must(tb, err)
 		n.compiler.SetNode(agent.RemoteNode{Peer: peer, Port: id, Name: names[o], MAC: vtepMAC(names[o]), MTU: 1450, PodCIDRs: cidrs[o : o+1]})
 		s := agent.NewServices(agent.ServiceConfig{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}}, names[i], "")
-		s.Apply(services)
+		s.Apply(c)
 		n.compiler.SetServices(s)
+		p := agent.NewPolicies(agent.PolicyConfig{}, names[i])
+		p.Apply(c)
+		n.compiler.SetPolicies(p)
 		n.run(tb)
 	}
 	return t

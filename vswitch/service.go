@@ -24,9 +24,9 @@ func (d *decider) service(w *passage) Reason {
 	if w.known && d.follow(w) {
 		return Forwarded
 	}
-	if w.known {
+	if w.known { // it begins anew, and nothing of what follow has found still counts
 		d.forget(w.conn.ID)
-		w.known = false
+		w.known, w.gone, w.to, w.peer = false, false, w.came, nil
 	}
 	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
 	switch match {
@@ -81,7 +81,14 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	b := d.choose(s, backends, w)
 	d.chose(front, backends, b)
 	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
-	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) || d.tables.MasqueradeAll && front.Kind == nat.ClusterIP
+	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) ||
+		d.tables.MasqueradeAll && front.Kind == nat.ClusterIP && w.origin != nat.FromIngress
+	if w.origin == nat.FromPod && w.info.Kind != PortPod {
+		// A pod of another node, that uses a node port here: who is elsewhere would
+		// not take its address from this node, and would not answer through it.
+		hop := d.tables.Routes.Lookup(&b.Addr)
+		w.masquerade = w.masquerade || hop == nil || hop.Kind != fib.Pod
+	}
 	if w.origin == nat.FromIngress {
 		w.mapping.Zone, w.mapping.Via = translator, d.tables.Peer(w.p.In).ID
 	}

@@ -236,12 +236,14 @@ func (s *Switch) Run(ctx context.Context) error {
 func (s *Switch) Step() int {
 	n := 0
 	for _, w := range s.workers {
-		n += w.step(false)
+		if !w.stopped.Load() {
+			n += w.step(false)
+		}
 	}
 	return n
 }
 
-// Close ends Run. Ports stay open; they are the caller's.
+// Close ends Run and Step. Ports stay open; they are the caller's.
 func (s *Switch) Close() {
 	s.mu.Lock()
 	if s.closed {
@@ -253,6 +255,12 @@ func (s *Switch) Close() {
 	s.mu.Unlock()
 	for _, w := range s.workers {
 		w.stop(running)
+	}
+	s.tracing.mu.Lock()
+	defer s.tracing.mu.Unlock()
+	if s.tracing.batch != nil {
+		s.tracing.batch.Close()
+		s.tracing.batch = nil
 	}
 }
 

@@ -84,7 +84,7 @@ func newWorker(s *Switch, seed uint64) (*worker, error) {
 // run works until the switch is closed.
 func (w *worker) run() {
 	runtime.LockOSThread()
-	defer w.poll.close()
+	defer w.free()
 	busyUntil := time.Duration(0)
 	for !w.stopped.Load() {
 		now := w.sw.cfg.Clock()
@@ -214,7 +214,7 @@ func (w *worker) commands() {
 func (w *worker) stop(running bool) {
 	if !running {
 		w.stopped.Store(true)
-		w.poll.close()
+		w.free()
 		return
 	}
 	w.cmds.Lock()
@@ -222,6 +222,18 @@ func (w *worker) stop(running bool) {
 	w.cmds.any.Store(true)
 	w.cmds.Unlock()
 	w.poll.wake()
+}
+
+// free gives back what the garbage collector would not: memory and descriptors.
+// The worker is stopped, and does nothing more but commands.
+func (w *worker) free() {
+	w.poll.close()
+	w.cache.Close()
+	w.in.Close()
+	w.made.Close()
+	if w.waited != nil {
+		w.waited.Close()
+	}
 }
 
 // own makes the worker read a port.

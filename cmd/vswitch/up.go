@@ -8,6 +8,7 @@ import (
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
 	"vswitch/vswitch/lab"
 )
 
@@ -62,6 +63,11 @@ and all else was.`,
 			if err := policy.to(&o.Config.Policy); err != nil {
 				return bad(err)
 			}
+			var pools control.Config
+			if err := services.pools(&pools); err != nil {
+				return bad(err)
+			}
+			o.Config.Services.CIDRs, o.LoadBalancerCIDRs, o.NodePorts = pools.ServiceCIDRs, pools.LoadBalancerCIDRs, pools.NodePorts
 			return up(c, o)
 		},
 	}

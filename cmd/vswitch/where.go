@@ -93,10 +93,12 @@ func (o *whereFlags) static(c *cobra.Command) (state *cluster.State, cfg control
 			return nil, cfg, services, bad(err)
 		}
 	}
+	if err := o.services.pools(&cfg); err != nil {
+		return nil, cfg, services, bad(err)
+	}
 	if !namesNodes(objects) {
 		cfg.Nodes = defaultNodes
 	}
-	cfg.ServiceCIDRs = services.CIDRs
 	if state, err = control.Static(cfg, objects); err != nil {
 		return nil, cfg, services, bad(err)
 	}

@@ -18,6 +18,8 @@ const (
 	conditionBalancer = "LoadBalancer"
 	// conditionTargetPorts: its pods have the ports that it names.
 	conditionTargetPorts = "TargetPorts"
+	// conditionEndpoints: Endpoints of its name are used.
+	conditionEndpoints = "Endpoints"
 )
 
 // lack is why a condition is not so.
@@ -69,7 +71,7 @@ func (c *claims) assignIPs(v *cluster.Service) *lack {
 		f := v.IPFamilies[i]
 		l := c.clusterIPs[f]
 		if l == nil {
-			return &lack{"NoRange", fmt.Sprintf("there is no range of %s for services", f)}
+			return &lack{"NoRange", fmt.Sprintf("there is no range of %s for services; give the cluster one (--service-cidr)", f)}
 		}
 		n := uint64(0)
 		if !c.full(l) {
@@ -100,7 +102,7 @@ func (c *claims) assignPorts(v *cluster.Service) (missing *lack) {
 			})
 		}
 		if n == 0 {
-			missing = &lack{exhausted, fmt.Sprintf("none of the node ports %d-%d is free; delete services, or make some of type ClusterIP",
+			missing = &lack{exhausted, fmt.Sprintf("none of the node ports %d-%d is free; delete services, make some of type ClusterIP, or give the cluster more (--node-port-range)",
 				c.nodePorts.first, c.nodePorts.port(c.nodePorts.size))}
 			return 0
 		}
@@ -189,7 +191,7 @@ func (c *claims) balancerIP(v *cluster.Service, f cluster.IPFamily) (reason, mes
 			return "", ""
 		}
 		if l == nil || !l.holds(wish) {
-			return "OutsidePool", fmt.Sprintf("loadBalancerIP %s is no address of the load balancers' %s", wish, rangeText(c.balancerIPs))
+			return "OutsidePool", fmt.Sprintf("loadBalancerIP %s is no address of the load balancers' %s (--load-balancer-cidr)", wish, rangeText(c.balancerIPs))
 		}
 		if owner, owned := c.balancers[wish]; owned {
 			return taken, fmt.Sprintf("loadBalancerIP %s is the address of Service %s", wish, owner)
@@ -201,14 +203,14 @@ func (c *claims) balancerIP(v *cluster.Service, f cluster.IPFamily) (reason, mes
 		return "", ""
 	}
 	if l == nil {
-		return "NoRange", fmt.Sprintf("there is no range of %s for load balancers", f)
+		return "NoRange", fmt.Sprintf("there is no range of %s for load balancers; give the cluster one (--load-balancer-cidr)", f)
 	}
 	n := uint64(0)
 	if !c.full(l) {
 		n = l.pick(hash("load-balancer", v.Namespace, v.Name, f), func(n uint64) bool { _, owned := c.balancers[l.addr(n)]; return !owned })
 	}
 	if n == 0 {
-		return exhausted, fmt.Sprintf("no address is free in %s; delete load balancers, or give the cluster a larger range", l.prefix)
+		return exhausted, fmt.Sprintf("no address is free in %s; delete load balancers, or give the cluster a larger range (--load-balancer-cidr)", l.prefix)
 	}
 	put(l.addr(n))
 	return "", ""

@@ -100,7 +100,7 @@ func (c *Config) Validate() error {
 		cidrs       []netip.Prefix
 		optional    bool
 	}{{"cluster-cidr", "pods", c.ClusterCIDRs, false}, {"node-cidr", "nodes", c.NodeCIDRs, false},
-		{"service-cidr", "services", c.ServiceCIDRs, true}, {"load-balancer-cidr", "load balancers", c.LoadBalancerCIDRs, true}}
+		{"service-cidr", "services", c.ServiceRanges(), true}, {"load-balancer-cidr", "load balancers", c.LoadBalancerCIDRs, true}}
 	for i, list := range lists {
 		var families [2]bool
 		for _, p := range list.cidrs {
@@ -134,7 +134,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	if c.NodePorts.First == 0 || c.NodePorts.First > c.NodePorts.Last {
-		bad("node ports: %d-%d is not a range", c.NodePorts.First, c.NodePorts.Last)
+		bad("node-port-range: %d-%d is not a range", c.NodePorts.First, c.NodePorts.Last)
 	}
 	if c.Nodes < 0 {
 		bad("nodes: %d is negative", c.Nodes)

@@ -16,6 +16,7 @@ type refill struct {
 	open    map[string]*cluster.EndpointSlice // copies that may be changed
 	names   []string                          // of slices that may have room; nil: not looked up
 	lacks   bool                              // the ports that pods lack changed
+	held    map[string]bool                   // slices that stay without endpoints
 }
 
 // look returns a derived slice as it is so far, not to be changed, or nil.
@@ -190,13 +191,53 @@ func (r *refill) add(f cluster.IPFamily, ports []cluster.EndpointPort, controlle
 	return v
 }
 
-// commit writes what changed; a slice without endpoints goes.
+// hold leaves a service one slice without endpoints and ports for every family in
+// which it has no other: who watches slices can tell a service without endpoints
+// from one that nobody has looked at yet (k8s.io/endpointslice/reconciler.go).
+func (r *refill) hold() {
+	names := maps.Clone(r.index.fan.slices[r.key])
+	if names == nil {
+		names = map[string]bool{}
+	}
+	for name := range r.open {
+		names[name] = true
+	}
+	held := map[cluster.IPFamily]string{}
+	for name := range names {
+		v := r.look(name)
+		switch {
+		case v == nil:
+		case len(v.Endpoints) > 0:
+			held[v.Family] = "" // a real one
+		case len(v.Ports) == 0 && v.Labels[cluster.LabelManagedBy] == sliceController:
+			if h, ok := held[v.Family]; !ok || h > name && h != "" {
+				held[v.Family] = name
+			}
+		}
+	}
+	for name := range names {
+		if v := r.look(name); v != nil && len(v.Endpoints) == 0 {
+			r.empty(name)
+		}
+	}
+	r.held = map[string]bool{}
+	for _, f := range r.service.IPFamilies {
+		switch name, ok := held[f]; {
+		case !ok:
+			r.held[r.add(f, nil, sliceController).Name] = true
+		case name != "":
+			r.held[name] = true
+		}
+	}
+}
+
+// commit writes what changed; a slice without endpoints goes, unless it is held.
 func (r *refill) commit() {
 	for _, name := range slices.Sorted(maps.Keys(r.open)) {
 		v := r.open[name]
 		own := r.tx.Own().EndpointSlices.Get(v.Key())
 		switch {
-		case len(v.Endpoints) == 0:
+		case len(v.Endpoints) == 0 && !r.held[name]:
 			r.tx.DeleteEndpointSlice(v.Key())
 		case own == nil || !maps.Equal(own.Labels, v.Labels) || !slices.EqualFunc(own.Endpoints, v.Endpoints, func(a, b cluster.Endpoint) bool { return equalEndpoint(&a, &b) }):
 			v.Generation++

@@ -240,7 +240,7 @@ func (c *claims) wishes(v, cur *cluster.Service) *fault {
 		}
 		l := c.clusterIPs[cluster.FamilyOf(a)]
 		if l == nil || !l.holds(a) {
-			return faultf(ipField(v, i), "%s is no address of the services' %s", a, rangeText(c.clusterIPs))
+			return faultf(ipField(v, i), "%s is no address of the services' %s (--service-cidr)", a, rangeText(c.clusterIPs))
 		}
 		if owner, taken := c.addresses[a]; taken {
 			return faultf(ipField(v, i), "%s is the address of Service %s", a, owner)
@@ -251,7 +251,7 @@ func (c *claims) wishes(v, cur *cluster.Service) *fault {
 			return nil
 		}
 		if !c.nodePorts.holdsPort(n) {
-			return faultf(field, "%d is none of the node ports %d-%d", n, c.nodePorts.first, c.nodePorts.port(c.nodePorts.size))
+			return faultf(field, "%d is none of the node ports %d-%d (--node-port-range)", n, c.nodePorts.first, c.nodePorts.port(c.nodePorts.size))
 		}
 		if owner, taken := c.ports[n]; taken {
 			return faultf(field, "%d is the node port of Service %s", n, owner)

@@ -223,11 +223,11 @@ func TestWishes(t *testing.T) {
 		want   string
 	}{
 		{func(v *cluster.Service) { v.ClusterIPs = addrs("10.96.0.7") }, "spec.clusterIP: 10.96.0.7 is the address of Service x/a"},
-		{func(v *cluster.Service) { v.ClusterIPs = addrs("10.97.0.7") }, "spec.clusterIP: 10.97.0.7 is no address of the services' 10.96.0.0/24"},
-		{func(v *cluster.Service) { v.ClusterIPs = addrs("10.96.0.0") }, "spec.clusterIP: 10.96.0.0 is no address of the services' 10.96.0.0/24"},
-		{func(v *cluster.Service) { v.ClusterIPs = addrs("10.96.0.255") }, "spec.clusterIP: 10.96.0.255 is no address of the services' 10.96.0.0/24"},
+		{func(v *cluster.Service) { v.ClusterIPs = addrs("10.97.0.7") }, "spec.clusterIP: 10.97.0.7 is no address of the services' 10.96.0.0/24 (--service-cidr)"},
+		{func(v *cluster.Service) { v.ClusterIPs = addrs("10.96.0.0") }, "spec.clusterIP: 10.96.0.0 is no address of the services' 10.96.0.0/24 (--service-cidr)"},
+		{func(v *cluster.Service) { v.ClusterIPs = addrs("10.96.0.255") }, "spec.clusterIP: 10.96.0.255 is no address of the services' 10.96.0.0/24 (--service-cidr)"},
 		{np(30001), "spec.ports[0].nodePort: 30001 is the node port of Service x/b"},
-		{np(29999), "spec.ports[0].nodePort: 29999 is none of the node ports 30000-32767"},
+		{np(29999), "spec.ports[0].nodePort: 29999 is none of the node ports 30000-32767 (--node-port-range)"},
 		{func(v *cluster.Service) { v.Ports[0].NodePort = 30002 }, "spec.ports[0].nodePort: type ClusterIP has no node ports"},
 		{func(v *cluster.Service) { v.HealthCheckPort = 30002 }, "spec.healthCheckNodePort: only type LoadBalancer with externalTrafficPolicy Local has one"},
 		{func(v *cluster.Service) {
@@ -302,7 +302,7 @@ func TestLoadBalancerIP(t *testing.T) {
 	apply(t, c, objects(service("a", lb("172.30.0.9")), service("b", lb("172.30.0.9")), service("c", lb("192.0.2.1"))))
 	check("a", "172.30.0.9")
 	check("b", "LoadBalancer Taken loadBalancerIP 172.30.0.9 is the address of Service x/a")
-	check("c", "LoadBalancer OutsidePool loadBalancerIP 192.0.2.1 is no address of the load balancers' 172.30.0.0/24,fd00:10:30::/112")
+	check("c", "LoadBalancer OutsidePool loadBalancerIP 192.0.2.1 is no address of the load balancers' 172.30.0.0/24,fd00:10:30::/112 (--load-balancer-cidr)")
 	apply(t, c, objects(service("a", lb("172.30.0.10"))))
 	check("a", "172.30.0.10")
 	check("b", "172.30.0.9") // it waited for it

@@ -91,6 +91,9 @@ func (x *fanout) slice(c cluster.Change[cluster.EndpointSlice]) {
 			continue
 		}
 		in, k := v == c.New, v.Service()
+		if v.Family != cluster.IPv4 && v.Family != cluster.IPv6 {
+			continue // names, which nothing uses (addressType FQDN)
+		}
 		if !derived(v) {
 			had := len(x.written[k])
 			nameIn(x.written, k, v.Name, in)
@@ -167,9 +170,10 @@ func (s *step) derive(k cluster.Key, pods map[cluster.Key]bool, whole bool) {
 		for _, p := range sorted(pods) {
 			r.pod(p)
 		}
+		r.hold()
 	}
 	r.commit()
-	if v != nil && r.lacks {
-		s.reportPorts(v)
+	if v != nil && (r.lacks || whole) {
+		s.report(v)
 	}
 }

@@ -32,6 +32,7 @@ func expected(s *cluster.State) (lines []string) {
 		if v.Type == cluster.ServiceExternalName || len(v.Selector) == 0 {
 			continue
 		}
+		found := map[cluster.IPFamily]bool{}
 	pods:
 		for p := range s.Pods.In(v.Namespace) {
 			for k, want := range v.Selector {
@@ -78,7 +79,13 @@ func expected(s *cluster.State) (lines []string) {
 				if e.Ready && v.Distribution == cluster.PreferSameNode {
 					e.ForNodes = []string{e.Node}
 				}
+				found[cluster.FamilyOf(ip)] = true
 				lines = append(lines, flat(v.Name, cluster.FamilyOf(ip), ports, e))
+			}
+		}
+		for _, f := range v.IPFamilies {
+			if !found[f] {
+				lines = append(lines, placeholder(v.Name, f))
 			}
 		}
 	}
@@ -89,7 +96,7 @@ func expected(s *cluster.State) (lines []string) {
 func actual(t *testing.T, s *cluster.State) (lines []string) {
 	t.Helper()
 	for v := range s.EndpointSlices.All() {
-		if len(v.Endpoints) == 0 || len(v.Endpoints) > maxEndpoints {
+		if len(v.Endpoints) > maxEndpoints || len(v.Endpoints) == 0 && len(v.Ports) > 0 {
 			t.Fatalf("%s has %d endpoints", v.Name, len(v.Endpoints))
 		}
 		svc := s.Service(v.Service())
@@ -104,12 +111,20 @@ func actual(t *testing.T, s *cluster.State) (lines []string) {
 				t.Fatalf("%s: labels %v, service's %v", v.Name, v.Labels, svc.Labels)
 			}
 		}
+		if len(v.Endpoints) == 0 {
+			lines = append(lines, placeholder(svc.Name, v.Family))
+		}
 		for i := range v.Endpoints {
 			lines = append(lines, flat(svc.Name, v.Family, v.Ports, &v.Endpoints[i]))
 		}
 	}
 	slices.Sort(lines)
 	return lines
+}
+
+// placeholder is the line of a slice that says that there are no endpoints.
+func placeholder(service string, f cluster.IPFamily) string {
+	return fmt.Sprint(service, " has no endpoints of ", f)
 }
 
 // TestSlicesModel changes pods, nodes and services at random, and compares all
@@ -460,7 +475,10 @@ func TestMirror(t *testing.T) {
 	show := func() string {
 		var list []string
 		for v := range c.Store().State().EndpointSlices.All() {
-			line := fmt.Sprint(v.Labels[cluster.LabelManagedBy], " ", v.Labels["k"], " ", v.Service(), " ", v.Family, " ", v.Ports[0].Port)
+			line := fmt.Sprint(v.Labels[cluster.LabelManagedBy], " ", v.Labels["k"], " ", v.Service(), " ", v.Family)
+			if len(v.Ports) > 0 {
+				line += fmt.Sprint(" ", v.Ports[0].Port)
+			}
 			for _, e := range v.Endpoints {
 				line += fmt.Sprint(" ", e.Addresses[0], e.Ready)
 			}
@@ -494,12 +512,16 @@ func TestMirror(t *testing.T) {
 		t.Errorf("skip-mirror: %s", got)
 	}
 	apply(t, c, &cluster.Objects{Endpoints: []*cluster.Endpoints{ep}, Services: []*cluster.Service{service("db", func(v *cluster.Service) { v.Selector = map[string]string{"app": "db"} })}})
-	if got := show(); got != "" {
-		t.Errorf("with a selector: %s", got)
+	if got, want := show(), "endpointslice-controller.k8s.io  x/db IPv4"; got != want { // with nobody in it
+		t.Errorf("with a selector: got  %s\nwant %s", got, want)
+	}
+	conditions := func() string { return fmt.Sprint(c.Store().State().Service(ep.Key()).Conditions) }
+	if got := conditions(); !strings.Contains(got, "Endpoints x/db have no effect: the service has a selector, ") {
+		t.Errorf("with a selector: conditions %s", got)
 	}
 	apply(t, c, objects(service("db")))
-	if got := show(); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+	if got := show(); got != want || conditions() != "[]" {
+		t.Errorf("got  %s, conditions %s\nwant %s", got, conditions(), want)
 	}
 	if _, err := c.Delete([]cluster.Ref{{Kind: cluster.KindService, Key: ep.Key()}}); err != nil || show() != "" {
 		t.Errorf("%v %s", err, show())

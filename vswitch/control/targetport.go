@@ -69,14 +69,20 @@ func (r *refill) lack(pod cluster.Key, missing []string) {
 // maxNamed is how many pods a condition names.
 const maxNamed = 3
 
-// reportPorts makes a condition of the pods that lack a named port.
-func (s *step) reportPorts(own *cluster.Service) {
+// report makes conditions of the pods that lack a named port, and of Endpoints that
+// somebody wrote for a service whose endpoints are the pods that it selects.
+func (s *step) report(own *cluster.Service) {
 	var l *lack
 	if lacks := s.index.fan.lacking[own.Key()]; len(lacks) > 0 {
 		l = &lack{"UnknownPort", lackText(lacks)}
 	}
 	v := *own
 	s.setCondition(&v, conditionTargetPorts, l)
+	l = nil
+	if e := s.tx.Own().Endpoints.Get(own.Key()); e != nil && len(own.Selector) > 0 && e.Labels[labelEndpoints] != endpointsController {
+		l = &lack{"HasSelector", fmt.Sprintf("Endpoints %s have no effect: the service has a selector, and its endpoints are the pods that it selects; delete one of the two", own.Key())}
+	}
+	s.setCondition(&v, conditionEndpoints, l)
 	if !slices.Equal(v.Conditions, own.Conditions) {
 		s.putService(&v)
 	}

@@ -159,20 +159,25 @@ func (f *Fabric) join(n *Node) (err error) {
 		return err
 	}
 	n.compiler.SetOverlay(n.wirePort, vswitch.PortOverlay, f.overlayMTU())
-	self := agent.Self{
-		Name: n.Name, VTEPMAC: n.vtep, PodCIDRs: n.PodCIDRs, Addresses: n.Address,
-		ClusterRanges: slices.Concat(f.cfg.ClusterCIDRs, f.cfg.Services.CIDRs),
-	}
-	if len(n.PodCIDRs) > 0 {
-		self.GatewayMAC = agent.MACOf(agent.Gateway(n.PodCIDRs[0]))
-	}
-	n.compiler.SetSelf(self)
+	n.compiler.SetSelf(n.self())
 	for _, o := range f.Nodes {
 		o.know(n)
 		n.know(o)
 	}
 	f.Nodes = append(f.Nodes, n)
 	return nil
+}
+
+// self is the node as its own compiler sees it.
+func (n *Node) self() agent.Self {
+	s := agent.Self{
+		Name: n.Name, VTEPMAC: n.vtep, PodCIDRs: n.PodCIDRs, Addresses: n.Address,
+		ClusterRanges: slices.Concat(n.fabric.cfg.ClusterCIDRs, n.fabric.cfg.Services.CIDRs),
+	}
+	if len(n.PodCIDRs) > 0 {
+		s.GatewayMAC = agent.MACOf(agent.Gateway(n.PodCIDRs[0]))
+	}
+	return s
 }
 
 // publish lets every switch see what its compiler knows.
@@ -246,6 +251,24 @@ func (n *Node) Outside(mac [6]byte, mtu int, to ...netip.Prefix) (*port.PipeEnd,
 		return nil, err
 	}
 	n.compiler.SetOutside(agent.OutsidePort{Port: id, MAC: mac, Prefixes: to, MTU: mtu})
+	n.Switch.Publish(n.compiler.Publish())
+	return far, nil
+}
+
+// Host gives the node's own addresses to somebody behind a port of their own, as
+// the agent does for a namespace that stands for the node, and returns his end
+// of it. He speaks with that MAC.
+func (n *Node) Host(mac [6]byte) (*port.PipeEnd, error) {
+	mtu := n.fabric.cfg.PodMTU
+	near, far := port.Pipe(mtu)
+	id, err := n.Switch.Attach(n.Name, near)
+	if err != nil {
+		return nil, err
+	}
+	n.compiler.SetOwn(agent.OwnPort{Port: id, Node: n.Name, MAC: mac, Addresses: n.Address, MTU: mtu})
+	self := n.self()
+	self.Uplink, self.UplinkMTU, self.UplinkMAC = id, mtu, mac
+	n.compiler.SetSelf(self)
 	n.Switch.Publish(n.compiler.Publish())
 	return far, nil
 }

@@ -142,14 +142,26 @@ func TestServiceMasqueradesPods(t *testing.T) {
 	})
 }
 
-// TestMasqueradeAll hides pods from the backends of a cluster IP.
+// TestMasqueradeAll hides pods from the backends of a cluster IP. Clients outside are
+// treated as the mode says that is for them, wherever the backend is.
 func TestMasqueradeAll(t *testing.T) {
-	inFamilies(t, agent.ServiceConfig{MasqueradeAll: true}, func(w *world) {
-		w.serve("c")
-		if _, seen, _ := w.talk("a", w.at("a", 1000), w.at("vip", 80), false, "c"); seen != w.at("n1", 1000) {
-			w.Errorf("the backend saw %v", seen)
-		}
-	})
+	for mode, outside := range map[string]string{agent.PreserveClient: "client", agent.MasqueradeClient: "n1"} {
+		t.Run(mode, func(t *testing.T) {
+			inFamilies(t, agent.ServiceConfig{MasqueradeAll: true, ExternalClient: mode}, func(w *world) {
+				for i, backend := range []string{"b", "c"} {
+					w.serve(backend)
+					sport := uint16(1000 + i)
+					if _, seen, _ := w.talk("a", w.at("a", sport), w.at("vip", 80), false, backend); seen != w.at("n1", sport) {
+						w.Errorf("%s saw %v", backend, seen)
+					}
+					sport += 1000
+					if _, seen, _ := w.talk("client", w.at("client", sport), w.at("vip", 80), false, backend); seen != w.at(outside, sport) {
+						w.Errorf("%s saw %v, want %s", backend, seen, outside)
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestClientOutside: who comes from outside, to every kind of address, with the
@@ -258,6 +270,83 @@ func TestNodeUsesOthersNodePort(t *testing.T) {
 	})
 }
 
+// TestB26InsideWithPolicyLocal: pods and the node itself use a node port or a load
+// balancer's address with policy Local on a node without endpoint as if there were
+// no policy: pods with their own address, the node with the one that answers find.
+// A client outside who comes in there is dropped in silence.
+func TestB26InsideWithPolicyLocal(t *testing.T) {
+	for _, mode := range []string{agent.PreserveClient, agent.MasqueradeClient} {
+		t.Run(mode, func(t *testing.T) {
+			inFamilies(t, agent.ServiceConfig{ExternalClient: mode}, func(w *world) {
+				w.host("n1")
+				external := w.ip("lb").Next()
+				w.serve("c e", local, func(s *cluster.Service) { s.ExternalIPs = []netip.Addr{external} })
+				sport := uint16(1000)
+				for _, dst := range []netip.AddrPort{w.at("lb", 80), w.at("n1", 30080), netip.AddrPortFrom(external, 80)} {
+					bothProtocols(w, func(udp bool) {
+						for range 8 { // whichever endpoint it is
+							for _, from := range []string{"a", "n1"} {
+								sport++
+								if _, seen, _ := w.talk(from, w.at(from, sport), dst, udp, "c", "e"); seen != w.at(from, sport) {
+									w.Errorf("%s to %v: the backend saw %v", from, dst, seen)
+								}
+							}
+						}
+						w.send("client", seg{src: w.at("client", sport), dst: dst, udp: udp, flags: "S"})
+						w.none("n1", "no-local-endpoints")
+					})
+				}
+				// At another node's port, wherever the endpoint is.
+				for backend, want := range map[string]netip.AddrPort{"b": w.at("n2", 500), "c": w.at("a", 500), "e": w.at("n2", 500)} {
+					w.serve(backend, local)
+					if _, seen, _ := w.talk("a", w.at("a", 500), w.at("n2", 30080), true, backend); seen != want {
+						w.Errorf("at another node's port: %s saw %v, want %v", backend, seen, want)
+					}
+				}
+				// The endpoint's own pod, on its own node, sees itself as its node.
+				w.serve("c", local)
+				if _, seen, _ := w.talk("c", w.at("c", 1000), w.at("lb", 80), false, "c"); seen.Addr() != w.ip("n2") {
+					w.Errorf("hairpin: the pod saw %v", seen)
+				}
+				// Without any endpoint it is refused, to those inside as to all.
+				w.serve("", local)
+				for _, from := range []string{"a", "n1", "client"} {
+					w.send(from, seg{src: w.at(from, 900), dst: w.at("lb", 80), flags: "S"})
+					if _, got := w.one(from); got.flags != "RA" {
+						w.Errorf("%s got %s", from, got.flags)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestB27PolicyOfClusterIP: externalTrafficPolicy says nothing of the cluster IP,
+// whoever asks, and internalTrafficPolicy nothing of the other addresses.
+func TestB27PolicyOfClusterIP(t *testing.T) {
+	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
+		w.host("n1")
+		w.serve("c", local)
+		for _, from := range []string{"a", "n1", "client"} {
+			bothProtocols(w, func(udp bool) {
+				if _, seen, _ := w.talk(from, w.at(from, 1000), w.at("vip", 80), udp, "c"); seen != w.at(from, 1000) {
+					w.Errorf("%s: the backend saw %v", from, seen)
+				}
+			})
+		}
+		w.serve("c", func(s *cluster.Service) { s.InternalLocal = true })
+		for i, from := range []string{"a", "n1", "client"} {
+			w.send(from, seg{src: w.at(from, 2000), dst: w.at("vip", 80), flags: "S"})
+			w.none("n1", "no-local-endpoints")
+			if n := w.dropped("n1", "no-local-endpoints"); n != uint64(i+1) {
+				w.Errorf("%s: %d packets were dropped, want %d", from, n, i+1)
+			}
+			w.talk(from, w.at(from, 2000), w.at("lb", 80), false, "c")
+			w.talk(from, w.at(from, 2000), w.at("n1", 30080), false, "c")
+		}
+	})
+}
+
 // TestB24NoEndpoints: a service without endpoints says so at once, at all its
 // addresses and to everybody.
 func TestB24NoEndpoints(t *testing.T) {
@@ -329,6 +418,48 @@ func TestB01StaleUDP(t *testing.T) {
 			w.Error("an endpoint that is gone still answers for the service")
 		}
 	})
+}
+
+// TestB01Moves: datagrams of one socket move from endpoint to endpoint, in every
+// order: nothing of what was decided for the one is left for the next, neither a
+// translated source nor the node that has it.
+func TestB01Moves(t *testing.T) {
+	for mode, outside := range map[string]string{agent.PreserveClient: "client", agent.MasqueradeClient: "n1"} {
+		t.Run(mode, func(t *testing.T) {
+			inFamilies(t, agent.ServiceConfig{ExternalClient: mode}, func(w *world) {
+				for _, c := range []struct{ from, at string }{{"client", "lb"}, {"a", "vip"}, {"a", "n1"}, {"a", "n2"}, {"a", "lb"}} {
+					front := w.at(c.at, 80)
+					if c.at[0] == 'n' {
+						front = w.at(c.at, 30080)
+					}
+					for _, backend := range []string{"c", "b", "e", "a", "c", "e", "a", "b", "a", "e", "b", "c"} {
+						w.serve(backend)
+						seen := w.ip(c.from)
+						switch {
+						case c.from == "client":
+							seen = w.ip(outside)
+						case c.at == "n2":
+							seen = w.ip("n2")
+						case c.at != "vip" || backend == "a":
+							seen = w.ip("n1")
+						}
+						for range 2 {
+							ask := seg{src: w.at(c.from, 700), dst: front, udp: true, payload: []byte("?")}
+							w.send(c.from, ask)
+							_, got := w.one(backend)
+							if got.src.Addr() != seen || got.dst != w.at(backend, 8080) {
+								w.Errorf("%s to %s: %s got %v -> %v, want from %v", c.from, c.at, backend, got.src, got.dst, seen)
+							}
+							w.send(backend, got.reverse(""))
+							if _, back := w.one(c.from); back.src != front || back.dst != ask.src {
+								w.Errorf("%s to %s with %s: the answer is %v -> %v", c.from, c.at, backend, back.src, back.dst)
+							}
+						}
+					}
+				}
+			})
+		})
+	}
 }
 
 // TestB02FirstEndpoint: a socket's fixed source port gets through as soon as there

@@ -32,7 +32,30 @@ type world struct {
 	batch *packet.Batch
 }
 
-var macClient = [6]byte{2, 0xcc, 0, 0, 0, 1}
+var (
+	macClient = [6]byte{2, 0xcc, 0, 0, 0, 1}
+	macHost   = [6]byte{2, 0xcc, 0, 0, 0, 2}
+)
+
+// edge returns the node and the MAC of who is at a port that is no pod's: a client
+// outside, or a node itself.
+func (w *world) edge(name string) (*Node, [6]byte) {
+	switch name {
+	case "client":
+		return w.f.Node("n1"), macClient
+	case "elsewhere":
+		return w.f.Node("n2"), macClient
+	}
+	return w.f.Node(name), macHost
+}
+
+// host makes a node somebody who can send and hear.
+func (w *world) host(node string) {
+	w.Helper()
+	end, err := w.f.Node(node).Host(macHost)
+	must(w.T, err)
+	w.ends[node] = end
+}
 
 // inFamilies runs a test in worlds of both families.
 func inFamilies(t *testing.T, cfg agent.ServiceConfig, f func(w *world)) {
@@ -42,9 +65,14 @@ func inFamilies(t *testing.T, cfg agent.ServiceConfig, f func(w *world)) {
 }
 
 func newWorld(t *testing.T, cfg agent.ServiceConfig, v6 bool) *world {
+	return newWorldOf(t, Config{Services: cfg}, v6)
+}
+
+// newWorldOf makes a world whose nodes have tables of that size.
+func newWorldOf(t *testing.T, cfg Config, v6 bool) *world {
 	t.Helper()
 	w := &world{T: t, v6: v6, now: time.Hour, ends: map[string]*port.PipeEnd{}, pods: map[string]*Pod{}, batch: packet.NewBatch()}
-	cfg.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
+	cfg.Services.CIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
 	addr := netip.MustParseAddr
 	var o cluster.Objects
 	pods := []string{"", "a b", "c d", "e"}
@@ -64,7 +92,8 @@ func newWorld(t *testing.T, cfg agent.ServiceConfig, v6 bool) *world {
 	}
 	w.state = o.State()
 	var err error
-	w.f, err = FromState(w.state, Config{Inline: true, Services: cfg, Clock: func() time.Duration { return w.now }})
+	cfg.Inline, cfg.Clock = true, func() time.Duration { return w.now }
+	w.f, err = FromState(w.state, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +103,7 @@ func newWorld(t *testing.T, cfg agent.ServiceConfig, v6 bool) *world {
 		w.pods[name], w.ends[name] = p, p.End
 	}
 	for name, node := range map[string]string{"client": "n1", "elsewhere": "n2"} {
-		w.ends[name], err = w.f.Node(node).Outside(macClient, 1500, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:1::/48"))
+		w.ends[name], err = w.f.Node(node).Outside(macClient, 1500, netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:db8:1::/48"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +151,7 @@ func (w *world) serve(endpoints string, change ...func(*cluster.Service)) {
 	sl := &cluster.EndpointSlice{
 		Meta:   cluster.Meta{Namespace: "x", Name: "web-1", Labels: map[string]string{cluster.LabelServiceName: "web"}},
 		Family: cluster.FamilyOf(w.ip("vip")),
-		Ports:  []cluster.EndpointPort{{Name: "t", Protocol: packet.ProtoTCP, Port: 8080}, {Name: "u", Protocol: packet.ProtoUDP, Port: 8080}},
+		Ports:  []cluster.EndpointPort{{Name: "t", Protocol: packet.ProtoTCP, Port: 8080}, {Name: "u", Protocol: packet.ProtoUDP, Port: 8080}, {Name: "s", Protocol: packet.ProtoSCTP, Port: 8080}},
 	}
 	for _, s := range strings.Fields(endpoints) {
 		name := strings.TrimLeft(s, "-!")
@@ -215,8 +244,8 @@ func serialize(t *testing.T, ls ...gopacket.SerializableLayer) []byte {
 func (w *world) macs(from string, dst netip.Addr) (to, src [6]byte) {
 	p := w.pods[from]
 	if p == nil {
-		node := w.f.Node(map[string]string{"client": "n1", "elsewhere": "n2"}[from])
-		return node.Switch.Tables().GatewayMAC, macClient
+		node, mac := w.edge(from)
+		return node.Switch.Tables().GatewayMAC, mac
 	}
 	for _, o := range w.pods {
 		if o.Node == p.Node && slices.ContainsFunc(o.IPs, func(r netip.Prefix) bool { return r.Addr() == dst }) && o != p {
@@ -289,7 +318,9 @@ func (w *world) read(at string, frame []byte, desc packet.Packet) arrival {
 	if p := w.pods[at]; p != nil {
 		mac, gateway = p.MAC, p.Node.Switch.Tables().GatewayMAC
 	} else {
-		gateway = w.f.Node(map[string]string{"client": "n1", "elsewhere": "n2"}[at]).Switch.Tables().GatewayMAC
+		var node *Node
+		node, mac = w.edge(at)
+		gateway = node.Switch.Tables().GatewayMAC
 	}
 	if [6]byte(frame) != mac {
 		w.Errorf("%s got a frame to %x", at, frame[:6])

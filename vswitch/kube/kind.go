@@ -211,8 +211,7 @@ func (l *loader) serviceObject(m *manifest, kind, name string, tree map[string]a
 	case "EndpointSlice":
 		if o, ok := decode(l, m, name, tree, defaultEndpointSlice, validateEndpointSlice); ok {
 			if o.AddressType == discoveryv1.AddressTypeFQDN {
-				l.warn(m, kind, name, "addressType FQDN is not used by services; skipped")
-				return
+				l.warn(m, kind, name, "addressType FQDN: it is kept, and services do not use it")
 			}
 			l.generateName(cluster.KindEndpointSlice, &o.ObjectMeta, o)
 			v := toEndpointSlice(o)

@@ -10,8 +10,8 @@ import (
 	"vswitch/vswitch/cluster"
 )
 
-// toEndpointSlice converts a slice of addresses; there is no noun for one of
-// names (addressType FQDN).
+// toEndpointSlice converts a slice. What it says of names (addressType FQDN) is kept
+// as it was written only: nothing uses it.
 func toEndpointSlice(e *discoveryv1.EndpointSlice) *cluster.EndpointSlice {
 	out := &cluster.EndpointSlice{
 		Meta: toMeta(&e.ObjectMeta, &discoveryv1.EndpointSlice{
@@ -23,6 +23,9 @@ func toEndpointSlice(e *discoveryv1.EndpointSlice) *cluster.EndpointSlice {
 	for _, p := range e.Ports {
 		out.Ports = append(out.Ports, cluster.EndpointPort{Name: *p.Name, Protocol: protocolNumbers[*p.Protocol],
 			Port: uint16(valueOf(p.Port)), AppProtocol: valueOf(p.AppProtocol)})
+	}
+	if e.AddressType == discoveryv1.AddressTypeFQDN {
+		return out
 	}
 	for i := range e.Endpoints {
 		out.Endpoints = append(out.Endpoints, toEndpoint(&e.Endpoints[i], e.Namespace))

@@ -183,8 +183,11 @@ metadata: {name: names}
 addressType: FQDN
 endpoints: [{addresses: [a.example.com]}]
 `))
-	if err != nil || len(o.EndpointSlices) != 1 || len(warnings) != 1 {
+	if err != nil || len(o.EndpointSlices) != 2 || len(warnings) != 1 {
 		t.Fatal(o, warnings, err)
+	}
+	if out, err := Encode(o.EndpointSlices[1], YAML); err != nil || !strings.Contains(string(out), "a.example.com") || o.EndpointSlices[1].Endpoints != nil {
+		t.Errorf("names are not kept as they are: %s, %v", out, err)
 	}
 	s := o.EndpointSlices[0]
 	for i, want := range [][3]bool{{true, true, false}, {false, false, false}, {false, true, true}} {

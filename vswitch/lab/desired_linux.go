@@ -18,7 +18,17 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 	if len(o.NodeCIDRs) > 0 {
 		cfg.NodeCIDRs = o.NodeCIDRs
 	}
-	cfg.ServiceCIDRs = o.Config.Services.CIDRs
+	cfg.ServiceCIDRs, cfg.LoadBalancerCIDRs = o.Config.Services.CIDRs, o.LoadBalancerCIDRs
+	if o.NodePorts != (control.PortRange{}) {
+		cfg.NodePorts = o.NodePorts
+	}
+	for _, p := range cfg.LoadBalancerCIDRs {
+		for _, a := range outsideAddrs {
+			if p.Contains(a.Addr()) {
+				return nil, failure(ErrInput, "load-balancer-cidr: %s holds %s, the address of the client outside; choose another range", p, a.Addr())
+			}
+		}
+	}
 	c, err := control.New(store, cfg)
 	if err != nil {
 		return nil, failure(ErrInput, "%v", err)

@@ -29,6 +29,7 @@ import (
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
 )
 
 // Subcommand is the first argument with which this program runs the processes
@@ -70,7 +71,12 @@ type Options struct {
 	Objects *cluster.Objects `json:"objects"`
 	// NodeCIDRs are where the addresses of nodes come from, at most one a family.
 	NodeCIDRs []netip.Prefix `json:"nodeCIDRs,omitempty"`
-	DNS       DNS            `json:"dns"`
+	// LoadBalancerCIDRs are where load balancers get their addresses, at most one a
+	// family, and NodePorts the ports of nodes that services may have. Nil and zero
+	// are control's defaults.
+	LoadBalancerCIDRs []netip.Prefix    `json:"loadBalancerCIDRs,omitempty"`
+	NodePorts         control.PortRange `json:"nodePorts"`
+	DNS               DNS               `json:"dns"`
 	// Dir is the working directory of containers that name none. Path and
 	// Home are their PATH and the HOME of their root. Empty: the caller's.
 	Dir  string `json:"dir"`

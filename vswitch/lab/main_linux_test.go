@@ -41,6 +41,10 @@ func TestMain(m *testing.M) {
 			os.Exit(testUp())
 		case "test-echo":
 			os.Exit(testEcho())
+		case "test-narrow":
+			os.Exit(testNarrow())
+		case "test-pmtu":
+			os.Exit(testPMTU(os.Args[2:]))
 		case "test-talk":
 			os.Exit(testTalk(os.Args[2], os.Args[3:]))
 		case "test-web":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/kube"
 	"vswitch/vswitch/kube/kubetest"
 )
 
@@ -148,36 +150,82 @@ func (g *kubeProxyGroup) differs(f *kubeProxyFlow, r *Result) string {
 	return ""
 }
 
-// TestCasesNetpol: every pair of pods can be asked about.
-func TestCasesNetpol(t *testing.T) {
-	var file struct {
-		Cases []struct {
-			ID   string
-			Pods []struct{ Namespace, Name, IP, Node string }
-
-			Steps []struct {
-				Pods     []string
-				Expected map[string][]string
+// netpolCase is one of Kubernetes' own cases of network policy.
+type netpolCase struct {
+	ID   string
+	Pods []struct {
+		Namespace, Name, IP, Node string
+		Labels                    map[string]string
+		Ports                     []struct {
+			Name          string
+			ContainerPort uint16
+			Protocol      string
+		}
+	}
+	Steps []struct {
+		Pods     []string
+		Expected map[string][]string // by protocol and port; a row a sender
+		Actions  []struct {
+			CreatePolicy, UpdatePolicy string
+			DeleteAllPolicies          bool
+			SetPodLabels               *struct {
+				Namespace, Name string
+				Labels          map[string]string
+			}
+			SetNamespaceLabels *struct {
+				Name   string
+				Labels map[string]string
 			}
 		}
+	}
+}
+
+// TestCasesNetpol: every pair of pods reaches each other, or not, as Kubernetes'
+// own tests expect after each of their steps.
+func TestCasesNetpol(t *testing.T) {
+	var file struct {
+		Namespaces map[string]map[string]string
+		Cases      []netpolCase
 	}
 	kubetest.Cases(t, "netpol-e2e.json", &file)
 	probes := 0
 	for _, k := range file.Cases {
-		var b strings.Builder
-		for _, p := range k.Pods {
-			fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Pod\nmetadata: {name: %q, namespace: %q}\nspec: {nodeName: %q, containers: [{name: c}]}\nstatus: {podIP: %q}\n",
-				p.Name, p.Namespace, p.Node, p.IP)
-		}
-		c, _ := load(t, b.String())
-		for _, s := range k.Steps {
-			for what := range s.Expected {
+		namespaces, policies := maps.Clone(file.Namespaces), map[string]string{}
+		for i, s := range k.Steps {
+			for _, a := range s.Actions {
+				switch {
+				case a.CreatePolicy+a.UpdatePolicy != "":
+					o, _, err := kube.Parse("policy.yaml", []byte(a.CreatePolicy+a.UpdatePolicy))
+					if err != nil {
+						t.Fatal(err)
+					}
+					policies[o.NetworkPolicies[0].Key().String()] = a.CreatePolicy + a.UpdatePolicy
+				case a.DeleteAllPolicies:
+					clear(policies)
+				case a.SetPodLabels != nil:
+					for j := range k.Pods {
+						if p := &k.Pods[j]; p.Namespace == a.SetPodLabels.Namespace && p.Name == a.SetPodLabels.Name {
+							p.Labels = a.SetPodLabels.Labels
+						}
+					}
+				case a.SetNamespaceLabels != nil:
+					namespaces[a.SetNamespaceLabels.Name] = a.SetNamespaceLabels.Labels
+				default:
+					t.Fatalf("%s, step %d: an action that is not known: %+v", k.ID, i, a)
+				}
+			}
+			c, _ := load(t, k.manifests(t, namespaces, policies))
+			for what, rows := range s.Expected {
 				proto, port, _ := strings.Cut(what, "/")
-				for _, from := range s.Pods {
-					for _, to := range s.Pods {
+				for row, from := range s.Pods {
+					for column, to := range s.Pods {
+						if row == column {
+							continue
+						}
 						r, err := c.Trace(t.Context(), Probe{From: from, To: to + ":" + port, Proto: strings.ToLower(proto)})
-						if err != nil || r.Verdict != Delivered {
-							t.Errorf("%s: %s to %s: %+v, %v", k.ID, from, to, r, err)
+						want := rows[row][column] == '1'
+						if err != nil || (r.Verdict == Delivered) != want || !want && (r.Verdict != Dropped || r.Policy == "") {
+							t.Errorf("%s, step %d, %s: %s to %s: %+v, %v; want it to be let through: %v", k.ID, i, what, from, to, r, err, want)
 						}
 						probes++
 					}
@@ -185,5 +233,38 @@ func TestCasesNetpol(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d probes", probes)
+	if probes < 500 {
+		t.Errorf("only %d probes", probes)
+	}
+}
+
+// manifests are the case's objects, as JSON documents, which are YAML, too.
+func (k *netpolCase) manifests(t *testing.T, namespaces map[string]map[string]string, policies map[string]string) string {
+	var b strings.Builder
+	object := func(kind string, meta map[string]any, rest map[string]any) {
+		o := map[string]any{"apiVersion": "v1", "kind": kind, "metadata": meta}
+		maps.Copy(o, rest)
+		data, err := json.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "---\n%s\n", data)
+	}
+	for name, labels := range namespaces {
+		object("Namespace", map[string]any{"name": name, "labels": labels}, nil)
+	}
+	for _, p := range k.Pods {
+		var ports []map[string]any
+		for _, q := range p.Ports {
+			ports = append(ports, map[string]any{"name": q.Name, "containerPort": q.ContainerPort, "protocol": q.Protocol})
+		}
+		object("Pod", map[string]any{"name": p.Name, "namespace": p.Namespace, "labels": p.Labels}, map[string]any{
+			"spec":   map[string]any{"nodeName": p.Node, "containers": []any{map[string]any{"name": "c", "ports": ports}}},
+			"status": map[string]any{"podIP": p.IP},
+		})
+	}
+	for _, p := range policies {
+		fmt.Fprintf(&b, "---\n%s\n", p)
+	}
+	return b.String()
 }
