@@ -24,8 +24,7 @@ type affinityKey struct {
 }
 
 type affinity struct {
-	backend packet.Addr
-	port    uint16
+	backend uint32 // its ID
 	last    uint32
 }
 
@@ -48,7 +47,7 @@ func (a *Affinities) Choose(s *Service, from []Backend, t *packet.Tuple, hash ui
 	if !ok && len(a.m) >= maxAffinities {
 		a.makeRoom(now)
 	}
-	a.m[k] = affinity{b.Addr, b.Port, now}
+	a.m[k] = affinity{b.ID, now}
 	return b
 }
 
@@ -69,7 +68,7 @@ func (h *affinity) of(s *Service, from []Backend, now uint32) *Backend {
 		return nil
 	}
 	for i := range from {
-		if from[i].Addr == h.backend && from[i].Port == h.port {
+		if from[i].ID == h.backend {
 			return &from[i]
 		}
 	}
@@ -111,16 +110,17 @@ func (a *Affinities) Expire(now uint32) {
 }
 
 // Recall finds out which backends clients have from the connections that
-// outlived a restart. Those that went to another node tell only that node.
+// outlived a restart, also of those that another node translates: the backend's ID
+// is in the connection.
 func (a *Affinities) Recall(t *Table) {
 	for c := range t.All {
-		if c.Flags&DNAT != 0 && c.Service != 0 {
-			a.remember(c.Orig.Src, c.Service, c.Reply.Src, c.Reply.SrcPort, c.Created)
+		if c.Service != 0 {
+			a.remember(c.Orig.Src, c.Service, c.Backend, c.Created)
 		}
 	}
 }
 
-func (a *Affinities) remember(client packet.Addr, service uint32, backend packet.Addr, port uint16, last uint32) {
+func (a *Affinities) remember(client packet.Addr, service uint32, backend, last uint32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.m == nil {
@@ -130,5 +130,5 @@ func (a *Affinities) remember(client packet.Addr, service uint32, backend packet
 	if had, ok := a.m[k]; ok && int32(had.last-last) >= 0 || len(a.m) >= maxAffinities {
 		return
 	}
-	a.m[k] = affinity{backend, port, last}
+	a.m[k] = affinity{backend, last}
 }

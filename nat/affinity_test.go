@@ -128,14 +128,21 @@ func TestAffinityRecall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	passedOn := *client(3) // another node translates
+	if _, err := tab.CreateMapped(&passedOn, &Mapping{Reply: passedOn.Reverse(), Service: s.ID, Backend: list[2].ID, Zone: 1, Via: 7}, 55); err != nil {
+		t.Fatal(err)
+	}
 	plain := *client(2)
 	if _, err := tab.Create(&plain, 50); err != nil {
 		t.Fatal(err)
 	}
 	var a Affinities
 	a.Recall(tab)
-	if len(a.m) != 1 {
+	if len(a.m) != 2 {
 		t.Errorf("%d affinities", len(a.m))
+	}
+	if b := a.Choose(s, list, client(3), at(1, 4), 60); *b != list[2] {
+		t.Errorf("of a client that was passed on: chose %v, want %v", b, list[2])
 	}
 	if b := a.Choose(s, list, client(1), at(1, 4), 60); *b != list[3] {
 		t.Errorf("chose %v, want %v", b, list[3])

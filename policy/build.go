@@ -20,7 +20,8 @@ type builder struct {
 // build makes the direction of a draft from its policies and all identities.
 func (c *Compiler) build(d *draft) {
 	b := &builder{c: c, draft: d}
-	d.bits, d.named, d.deniers, d.stale = map[*selector][]int{}, map[string][]namedTerm{}, nil, nil
+	d.bits, d.names, d.named, d.openNames = map[*selector][]int{}, map[string]struct{}{}, map[namedPort][]int{}, false
+	d.deniers, d.stale = nil, nil
 	out := &direction{}
 	policies := d.policies
 	take := func(t tier) {
@@ -37,14 +38,14 @@ func (c *Compiler) build(d *draft) {
 
 	out.terms, out.words = b.terms, rowWords(len(b.terms))
 	out.stride = out.words
-	if len(d.named) > 0 {
+	if len(d.names) > 0 {
 		out.stride *= 2
 	}
 	d.base = make([]uint64, out.stride)
 	for _, t := range b.every {
 		setBit(d.base, t)
 	}
-	if len(d.named) > 0 {
+	if len(d.names) > 0 {
 		for _, t := range b.unnamed {
 			setBit(d.base[out.words:], t)
 		}
@@ -119,7 +120,7 @@ func (b *builder) addRule(r *rule) {
 				}
 			}
 		case p.Name != "":
-			b.draft.named[p.Name] = b.draft.named[p.Name] // known, even if it means nothing yet
+			b.draft.names[p.Name] = struct{}{}
 			for v := range b.c.ids.named[p.Name] {
 				if meansPort(p, v) {
 					values = append(values, v)
@@ -137,7 +138,8 @@ func (b *builder) addRule(r *rule) {
 	slices.SortFunc(values, comparePorts)
 	for _, v := range slices.Compact(values) {
 		term := b.add(t, []portRange{{v.proto, v.port, v.port}})
-		b.draft.named[v.name] = append(b.draft.named[v.name], namedTerm{term, v})
+		b.draft.named[v] = append(b.draft.named[v], term)
+		b.draft.openNames = b.draft.openNames || len(r.peers) < len(r.spec.Peers) || len(r.spec.Peers) == 0
 		b.addPeers(r, term)
 	}
 }
@@ -166,73 +168,4 @@ func (b *builder) addPeers(r *rule, term int) {
 			b.blocks = append(b.blocks, block{term, ip.CIDR, ip.Except})
 		}
 	}
-}
-
-// fillRows gives every identity its row.
-func (c *Compiler) fillRows(d *draft) {
-	stride := d.direction.stride
-	d.table = newRowTable()
-	d.table.add(d.base)
-	if need := len(c.ids.byID) * stride; len(c.scratch) < need {
-		c.scratch = make([]uint64, need+need/4)
-	}
-	if len(c.marked) < len(c.ids.byID) {
-		c.marked = make([]bool, len(c.ids.byID)*5/4)
-	}
-	var touched []uint32
-	row := func(id uint32) []uint64 {
-		row := c.scratch[int(id)*stride:][:stride]
-		if !c.marked[id] {
-			c.marked[id] = true
-			touched = append(touched, id)
-			copy(row, d.base)
-		}
-		return row
-	}
-	set := make([]uint64, d.direction.words)
-	for s, bits := range d.bits {
-		clear(set)
-		for _, b := range bits {
-			setBit(set, b)
-		}
-		for _, id := range s.members {
-			orInto(row(id), set)
-		}
-	}
-	if len(d.named) > 0 {
-		for id, i := range c.ids.ported {
-			d.setNames(row(id)[d.direction.words:], i)
-		}
-	}
-	for _, id := range touched {
-		if n := d.table.add(c.scratch[int(id)*stride:][:stride]); n != 0 {
-			d.direction.setRow(id, n)
-		}
-		c.marked[id] = false
-	}
-	d.direction.rows = d.table.words
-	d.builtRows = len(d.table.number)
-}
-
-// setNames sets the terms whose named port the identity has.
-func (d *draft) setNames(row []uint64, i *identity) {
-	for _, p := range i.ports {
-		for _, t := range d.named[p.name] {
-			if t.value == p {
-				setBit(row, t.term)
-			}
-		}
-	}
-}
-
-// setRow gives an identity a row of a direction that nobody has seen yet.
-func (d *direction) setRow(id, row uint32) {
-	n := int(id / pageSize)
-	for len(d.pages) <= n {
-		d.pages = append(d.pages, nil)
-	}
-	if d.pages[n] == nil {
-		d.pages[n] = new(page)
-	}
-	d.pages[n][id%pageSize] = row
 }

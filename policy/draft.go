@@ -22,9 +22,14 @@ type draft struct {
 	deniers []string
 	// bits are the terms that have a selector as peer.
 	bits map[*selector][]int
-	// base is row 0. named are the terms of port names.
-	base      []uint64
-	named     map[string][]namedTerm
+	// base is row 0.
+	base []uint64
+	// names are the port names of egress rules, named the terms for peers that
+	// have a port of that name and value. openNames: some of those terms have
+	// peers that are not selected by label.
+	names     map[string]struct{}
+	named     map[namedPort][]int
+	openNames bool
 	table     *rowTable
 	builtRows int // how many table had at first
 	direction *direction
@@ -33,12 +38,6 @@ type draft struct {
 	queued bool     // in Compiler.stale
 	idle   bool     // in Compiler.idle
 	new    bool     // made by this Apply
-}
-
-// namedTerm is a term for peers that have a named port of this value.
-type namedTerm struct {
-	term  int
-	value namedPort
 }
 
 // resolve finds the policies of the pods for which they may have changed.

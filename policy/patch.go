@@ -34,7 +34,7 @@ func (c *Compiler) patch() bool {
 
 // namesAny reports whether the draft's egress rules use one of the port names.
 func (d *draft) namesAny(names map[string]struct{}) bool {
-	for name := range d.named {
+	for name := range d.names {
 		if _, ok := names[name]; ok {
 			return true
 		}
@@ -81,13 +81,19 @@ func (c *Compiler) rowOf(d *draft, id uint32) []uint64 {
 	if i == nil {
 		return c.row
 	}
+	selected := d.openNames
 	for _, s := range i.selectors {
-		for _, bit := range d.bits[s] {
-			setBit(c.row, bit)
+		for _, term := range d.bits[s] {
+			setBit(c.row, term)
+			selected = true
 		}
 	}
-	if len(d.named) > 0 {
-		d.setNames(c.row[d.direction.words:], i)
+	if len(d.named) > 0 && selected { // names mean nothing for who is no peer
+		for _, p := range i.ports {
+			for _, term := range d.named[p] {
+				setBit(c.row[d.direction.words:], term)
+			}
+		}
 	}
 	return c.row
 }

@@ -129,6 +129,14 @@ func rowWords(n int) int { return max(1, (n+63)/64) }
 // setBit sets a bit of a row.
 func setBit(row []uint64, bit int) { row[bit/64] |= 1 << (bit % 64) }
 
+// setBits sets the bits of a list and no others.
+func setBits(row []uint64, bits []int) {
+	clear(row)
+	for _, b := range bits {
+		setBit(row, b)
+	}
+}
+
 // orInto sets in row what is set in other.
 func orInto(row, other []uint64) {
 	for i, w := range other {

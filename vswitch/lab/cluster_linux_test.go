@@ -20,7 +20,7 @@ import (
 )
 
 // runtimeDir gives the test a runtime directory of its own.
-func runtimeDir(t *testing.T) {
+func runtimeDir(t testing.TB) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "lab")
 	if err != nil {
@@ -47,7 +47,7 @@ func newTestPod(name string, command ...string) *cluster.Pod {
 	}
 }
 
-func start(t *testing.T, o Options) *Client {
+func start(t testing.TB, o Options) *Client {
 	t.Helper()
 	runtimeDir(t)
 	var lines []string

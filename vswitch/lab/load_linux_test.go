@@ -165,7 +165,7 @@ func manifests(t testing.TB, text string) *cluster.Objects {
 }
 
 // clusterOf starts real nodes with objects.
-func clusterOf(t *testing.T, nodes int, text string) *Client {
+func clusterOf(t testing.TB, nodes int, text string) *Client {
 	t.Helper()
 	t.Setenv(realNodes, "1")
 	o := options()
