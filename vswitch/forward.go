@@ -71,13 +71,17 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 	return true
 }
 
-// warm has memory that decide will read for new flows loaded, where the batch
-// has more than one: their waits overlap.
+// warm has memory loaded that is needed beside the flows: of connections that
+// are to hear of a packet, and what decide reads for new flows where the batch
+// has more than one. Their waits overlap.
 func (w *worker) warm() {
 	misses := 0
-	for i := range w.in.Packets {
-		if w.flows[i] == nil {
+	for _, f := range w.flows[:len(w.in.Packets)] {
+		switch {
+		case f == nil:
 			misses++
+		case f.LastSeen != w.seconds:
+			w.touched += w.conns.Warm(f.Conn)
 		}
 	}
 	if misses > 1 {
