@@ -20,7 +20,7 @@ type builder struct {
 // build makes the direction of a draft from its policies and all identities.
 func (c *Compiler) build(d *draft) {
 	b := &builder{c: c, draft: d}
-	d.bits, d.names, d.named, d.openNames = map[*selector][]int{}, map[string]struct{}{}, map[namedPort][]int{}, false
+	d.bits, d.names, d.named = map[*selector][]int{}, map[string]struct{}{}, map[namedPort][]int{}
 	d.deniers, d.stale = nil, nil
 	out := &direction{}
 	policies := d.policies
@@ -83,18 +83,27 @@ func (b *builder) addIsolation() {
 }
 
 // addForAll adds a term that matches every packet.
-func (b *builder) addForAll(t decision) { b.every = append(b.every, b.addUnnamed(t, nil)) }
+func (b *builder) addForAll(t decision) {
+	b.count(&t)
+	b.every = append(b.every, b.addUnnamed(t, nil))
+}
+
+// count gives a decision that denies its counter. Which counters there are must
+// not depend on who is in the cluster: endpoints have them, too.
+func (b *builder) count(t *decision) {
+	if t.action != deny {
+		return
+	}
+	name := t.policyName()
+	t.counter = slices.Index(b.draft.deniers, name)
+	if t.counter < 0 {
+		t.counter = len(b.draft.deniers)
+		b.draft.deniers = append(b.draft.deniers, name)
+	}
+}
 
 // add adds a term; nil ranges match all protocols.
 func (b *builder) add(t decision, ranges []portRange) int {
-	if t.action == deny {
-		name := t.policyName()
-		t.counter = slices.Index(b.draft.deniers, name)
-		if t.counter < 0 {
-			t.counter = len(b.draft.deniers)
-			b.draft.deniers = append(b.draft.deniers, name)
-		}
-	}
 	b.terms = append(b.terms, t)
 	b.ranges = append(b.ranges, ranges)
 	return len(b.terms) - 1
@@ -105,6 +114,7 @@ func (b *builder) add(t decision, ranges []portRange) int {
 // names may mean.
 func (b *builder) addRule(r *rule) {
 	t := decision{action: r.action, tier: r.policy.tier, rule: r}
+	b.count(&t)
 	if len(r.spec.Ports) == 0 {
 		b.addPeers(r, b.addUnnamed(t, nil))
 		return
@@ -121,6 +131,9 @@ func (b *builder) addRule(r *rule) {
 			}
 		case p.Name != "":
 			b.draft.names[p.Name] = struct{}{}
+			if len(r.peers) < len(r.spec.Peers) || len(r.spec.Peers) == 0 {
+				b.c.open[b.draft] = struct{}{}
+			}
 			for v := range b.c.ids.named[p.Name] {
 				if meansPort(p, v) {
 					values = append(values, v)
@@ -139,7 +152,6 @@ func (b *builder) addRule(r *rule) {
 	for _, v := range slices.Compact(values) {
 		term := b.add(t, []portRange{{v.proto, v.port, v.port}})
 		b.draft.named[v] = append(b.draft.named[v], term)
-		b.draft.openNames = b.draft.openNames || len(r.peers) < len(r.spec.Peers) || len(r.spec.Peers) == 0
 		b.addPeers(r, term)
 	}
 }

@@ -24,8 +24,11 @@ type Compiler struct {
 	selectors   selectors
 	policies    map[policyKey]*policy
 	drafts      map[string]*draft
-	serial      uint64 // the last policy's
-	drops       *ledger
+	// open are drafts with rules for named ports of peers that are not selected
+	// by label: everybody, or blocks.
+	open   map[*draft]struct{}
+	serial uint64 // the last policy's
+	drops  *ledger
 
 	// What build works with.
 	row     []uint64
@@ -83,6 +86,7 @@ func NewCompiler(node string) *Compiler {
 		selectors:    selectors{byKey: map[string]*selector{}, byAnchor: map[anchor][]*selector{}},
 		policies:     map[policyKey]*policy{},
 		drafts:       map[string]*draft{},
+		open:         map[*draft]struct{}{},
 		drops:        &ledger{counters: map[dropKey]*counter{}},
 		set:          &Set{},
 		directions:   make([]*direction, 1),

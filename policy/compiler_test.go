@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +39,14 @@ func (w *world) check(t *testing.T, m maker, s *Set, questions int, what string)
 				"policies": w.policies, "clusterPolicies": w.clusterPolicies}, "", " ")
 			t.Fatalf("%s, node %q: %s %s -> %s proto %d port %d:\ngot  %+v (%s)\nwant %+v\n%s",
 				what, w.node, q.dir, q.from, q.to, q.proto, q.port, got, v.Why(), want, dump)
+		}
+		if v.Count(); !got.allowed && !got.pending && m.oneIn(20) {
+			counted := slices.ContainsFunc(s.Drops(), func(d Drop) bool {
+				return d.Policy == strings.Split(got.policy, " rule")[0] && d.Pod.String() == v.pod.name && d.Direction == q.dir
+			})
+			if !counted {
+				t.Fatalf("%s: a drop of %s by %s was not counted: %v", what, v.pod.name, got.policy, s.Drops())
+			}
 		}
 		if why := v.Why(); why == "" || got.policy != "" && !strings.Contains(why, strings.Split(got.policy, " rule")[0]) {
 			t.Fatalf("Why() of %+v is %q", got, why)

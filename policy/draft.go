@@ -25,11 +25,9 @@ type draft struct {
 	// base is row 0.
 	base []uint64
 	// names are the port names of egress rules, named the terms for peers that
-	// have a port of that name and value. openNames: some of those terms have
-	// peers that are not selected by label.
+	// have a port of that name and value.
 	names     map[string]struct{}
 	named     map[namedPort][]int
-	openNames bool
 	table     *rowTable
 	builtRows int // how many table had at first
 	direction *direction
@@ -188,6 +186,7 @@ func (c *Compiler) leaveDraft(d *draft) {
 
 func (c *Compiler) removeDraft(d *draft) {
 	delete(c.drafts, d.key)
+	delete(c.open, d)
 	c.directions[d.slot] = nil
 	c.freeSlots = append(c.freeSlots, d.slot)
 	for _, p := range d.policies {

@@ -10,7 +10,7 @@ func (c *Compiler) fillRows(d *draft) {
 			orInto(f.row(id), peers)
 		}
 	}
-	if d.openNames {
+	if _, open := c.open[d]; open {
 		for id := range c.ids.ported {
 			f.row(id)
 		}

@@ -46,7 +46,9 @@ func (c *Compiler) matchIdentities() {
 				c.leave(s, i)
 			}
 			i.selectors = nil
-			c.countPorts(i, -1)
+			if i.counted {
+				c.countPorts(i, -1)
+			}
 			continue
 		}
 		if !i.counted {
@@ -160,7 +162,8 @@ func (c *Compiler) release(s *selector) {
 	c.selectors.remove(s)
 }
 
-// countPorts keeps ids.named, and remembers names whose values changed.
+// countPorts keeps ids.named, and remembers names whose values changed, and
+// rows that change though no selector matches the identity.
 func (c *Compiler) countPorts(i *identity, by int) {
 	i.counted = by > 0
 	for _, p := range i.ports {
@@ -170,6 +173,11 @@ func (c *Compiler) countPorts(i *identity, by int) {
 			c.ids.named[p.name] = values
 		}
 		values[p] += by
+		for d := range c.open {
+			if _, ok := d.names[p.name]; ok {
+				c.queueRow(d, i.id)
+			}
+		}
 		if values[p] == by || values[p] == 0 {
 			c.renamed[p.name] = struct{}{}
 		}

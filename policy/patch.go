@@ -81,7 +81,7 @@ func (c *Compiler) rowOf(d *draft, id uint32) []uint64 {
 	if i == nil {
 		return c.row
 	}
-	selected := d.openNames
+	_, selected := c.open[d]
 	for _, s := range i.selectors {
 		for _, term := range d.bits[s] {
 			setBit(c.row, term)
