@@ -190,6 +190,9 @@ type Container struct {
 	Startup   *Probe `json:"startup,omitempty"`
 	Liveness  *Probe `json:"liveness,omitempty"`
 	Readiness *Probe `json:"readiness,omitempty"`
+	// PostStart runs when the container's process has been started. The container
+	// does not count as running before it has succeeded, and must end if it fails.
+	PostStart *Handler `json:"postStart,omitempty"`
 	// PreStop runs before the container gets SIGTERM, within the grace period.
 	PreStop *Handler `json:"preStop,omitempty"`
 }

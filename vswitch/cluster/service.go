@@ -209,7 +209,15 @@ type Handler struct {
 	Exec  []string      `json:"exec,omitempty"`
 	HTTP  *HTTPGet      `json:"http,omitempty"`
 	TCP   *TCPSocket    `json:"tcp,omitempty"`
+	GRPC  *GRPC         `json:"grpc,omitempty"`  // probes only
 	Sleep time.Duration `json:"sleep,omitempty"` // lifecycle handlers only
+}
+
+// GRPC succeeds if the server at a port of the pod says of the service, empty for
+// itself, that it is serving (the gRPC Health Checking Protocol).
+type GRPC struct {
+	Port    uint16 `json:"port,omitempty"`
+	Service string `json:"service,omitempty"`
 }
 
 // HTTPGet succeeds with a status from 200 to 399.

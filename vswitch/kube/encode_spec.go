@@ -43,7 +43,7 @@ func fromPodSpec(p *cluster.Pod) corev1.PodSpec {
 func fromContainer(c *cluster.Container) corev1.Container {
 	out := corev1.Container{
 		Name: c.Name, Image: c.Image, Command: c.Command, WorkingDir: c.WorkingDir,
-		StartupProbe: fromProbe(c.Startup), LivenessProbe: fromProbe(c.Liveness), ReadinessProbe: fromProbe(c.Readiness), Lifecycle: fromPreStop(c.PreStop),
+		StartupProbe: fromProbe(c.Startup), LivenessProbe: fromProbe(c.Liveness), ReadinessProbe: fromProbe(c.Readiness), Lifecycle: fromHooks(c.PostStart, c.PreStop),
 	}
 	for _, e := range c.Env {
 		name, value, _ := strings.Cut(e, "=")

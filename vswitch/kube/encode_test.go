@@ -39,8 +39,9 @@ func bare() *Objects {
 		HostAliases: []cluster.HostAlias{{IP: addr("10.9.9.9"), Names: []string{"old.example"}}},
 		RunAsUser:   ptr(int64(70)), RunAsGroup: ptr(int64(71)),
 		InitContainers: []cluster.Container{{Name: "side", Command: []string{"s"}, Sidecar: true,
-			Startup: &cluster.Probe{Handler: cluster.Handler{TCP: &cluster.TCPSocket{PortName: "web"}}, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 30},
-			PreStop: &cluster.Handler{Sleep: 2 * time.Second}}},
+			Readiness: &cluster.Probe{Handler: cluster.Handler{GRPC: &cluster.GRPC{Port: 9000, Service: "shop"}}, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 3},
+			Startup:   &cluster.Probe{Handler: cluster.Handler{TCP: &cluster.TCPSocket{PortName: "web"}}, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 30},
+			PreStop:   &cluster.Handler{Sleep: 2 * time.Second}}},
 		Containers: []cluster.Container{{
 			Name: "c", Image: "img:1", Command: []string{"run", "$(IP)"}, WorkingDir: "/srv",
 			Env: []string{"A=1", "IP=", "EMPTY="}, EnvFields: map[string]string{"IP": "status.podIP"},

@@ -39,8 +39,6 @@ const (
 	speaksHTTP1 = "the probe speaks HTTP/1.1"
 )
 
-func isGRPC(p *corev1.Probe) bool { return p != nil && p.GRPC != nil }
-
 func isHTTP2(p *corev1.Probe) bool {
 	return p != nil && p.HTTPGet != nil && p.HTTPGet.Protocol != nil && *p.HTTPGet.Protocol == corev1.HTTPProtocolHTTP2
 }
@@ -53,14 +51,13 @@ var containerFields = []struct {
 }{
 	{"args", func(c *corev1.Container) bool { return len(c.Args) > 0 && len(c.Command) == 0 }, "without a command, a built-in server runs in place of the image"},
 	{"envFrom", func(c *corev1.Container) bool { return len(c.EnvFrom) > 0 }, "variables from a ConfigMap or Secret stay unset"},
-	{"lifecycle.postStart", func(c *corev1.Container) bool { return c.Lifecycle != nil && c.Lifecycle.PostStart != nil }, "only preStop handlers are run"},
+	{"lifecycle.postStart.tcpSocket", func(c *corev1.Container) bool {
+		return c.Lifecycle != nil && c.Lifecycle.PostStart != nil && c.Lifecycle.PostStart.TCPSocket != nil
+	}, "the kubelet does not act on it either; use exec, httpGet or sleep"},
 	{"lifecycle.preStop.tcpSocket", func(c *corev1.Container) bool {
 		return c.Lifecycle != nil && c.Lifecycle.PreStop != nil && c.Lifecycle.PreStop.TCPSocket != nil
 	}, "the kubelet does not act on it either; use exec, httpGet or sleep"},
 	{"lifecycle.stopSignal", func(c *corev1.Container) bool { return c.Lifecycle != nil && c.Lifecycle.StopSignal != nil }, "every container is sent SIGTERM"},
-	{"livenessProbe.grpc", func(c *corev1.Container) bool { return isGRPC(c.LivenessProbe) }, "a container is restarted only when it ends; use exec, httpGet or tcpSocket"},
-	{"readinessProbe.grpc", func(c *corev1.Container) bool { return isGRPC(c.ReadinessProbe) }, "a container is ready when it runs; use exec, httpGet or tcpSocket"},
-	{"startupProbe.grpc", func(c *corev1.Container) bool { return isGRPC(c.StartupProbe) }, "a container counts as started when it runs; use exec, httpGet or tcpSocket"},
 	{"livenessProbe.httpGet.protocol", func(c *corev1.Container) bool { return isHTTP2(c.LivenessProbe) }, speaksHTTP1},
 	{"readinessProbe.httpGet.protocol", func(c *corev1.Container) bool { return isHTTP2(c.ReadinessProbe) }, speaksHTTP1},
 	{"startupProbe.httpGet.protocol", func(c *corev1.Container) bool { return isHTTP2(c.StartupProbe) }, speaksHTTP1},

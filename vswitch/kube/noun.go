@@ -223,7 +223,7 @@ func protocolName(number uint8) corev1.Protocol {
 func toContainer(c *corev1.Container) cluster.Container {
 	out := cluster.Container{
 		Name: c.Name, Image: c.Image, WorkingDir: c.WorkingDir,
-		Startup: toProbe(c.StartupProbe), Liveness: toProbe(c.LivenessProbe), Readiness: toProbe(c.ReadinessProbe), PreStop: toPreStop(c.Lifecycle),
+		Startup: toProbe(c.StartupProbe), Liveness: toProbe(c.LivenessProbe), Readiness: toProbe(c.ReadinessProbe), PostStart: toPostStart(c.Lifecycle), PreStop: toPreStop(c.Lifecycle),
 	}
 	if len(c.Command) > 0 {
 		out.Command = append(append([]string{}, c.Command...), c.Args...)

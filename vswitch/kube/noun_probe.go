@@ -9,9 +9,8 @@ import (
 	"vswitch/vswitch/cluster"
 )
 
-// toProbe converts a probe; one that cannot be made is nil, and was warned of.
 func toProbe(p *corev1.Probe) *cluster.Probe {
-	if p == nil || p.GRPC != nil {
+	if p == nil {
 		return nil
 	}
 	out := &cluster.Probe{
@@ -22,6 +21,9 @@ func toProbe(p *corev1.Probe) *cluster.Probe {
 		SuccessThreshold: int(p.SuccessThreshold),
 		FailureThreshold: int(p.FailureThreshold),
 	}
+	if g := p.GRPC; g != nil {
+		out.GRPC = &cluster.GRPC{Port: uint16(g.Port), Service: valueOf(g.Service)}
+	}
 	if g := p.TerminationGracePeriodSeconds; g != nil {
 		grace := inSeconds(*g)
 		out.GracePeriod = &grace
@@ -31,14 +33,28 @@ func toProbe(p *corev1.Probe) *cluster.Probe {
 
 func inSeconds[T int32 | int64](n T) time.Duration { return time.Duration(n) * time.Second }
 
-// toPreStop converts a lifecycle handler. One that does nothing is nil: a
-// connection that nobody waits for, or no time to sleep.
-func toPreStop(l *corev1.Lifecycle) *cluster.Handler {
-	if l == nil || l.PreStop == nil || l.PreStop.TCPSocket != nil {
+func toPostStart(l *corev1.Lifecycle) *cluster.Handler {
+	if l == nil {
 		return nil
 	}
-	h := toHandler(l.PreStop.Exec, l.PreStop.HTTPGet, nil)
-	if s := l.PreStop.Sleep; s != nil {
+	return toHook(l.PostStart)
+}
+
+func toPreStop(l *corev1.Lifecycle) *cluster.Handler {
+	if l == nil {
+		return nil
+	}
+	return toHook(l.PreStop)
+}
+
+// toHook converts a lifecycle handler. One that does nothing is nil: a
+// connection that nobody waits for, or no time to sleep.
+func toHook(l *corev1.LifecycleHandler) *cluster.Handler {
+	if l == nil || l.TCPSocket != nil {
+		return nil
+	}
+	h := toHandler(l.Exec, l.HTTPGet, nil)
+	if s := l.Sleep; s != nil {
 		if s.Seconds == 0 {
 			return nil
 		}
@@ -92,6 +108,9 @@ func fromProbe(p *cluster.Probe) *corev1.Probe {
 		SuccessThreshold:    int32(p.SuccessThreshold),
 		FailureThreshold:    int32(p.FailureThreshold),
 	}
+	if g := p.GRPC; g != nil {
+		out.GRPC = &corev1.GRPCAction{Port: int32(g.Port), Service: &g.Service}
+	}
 	if p.GracePeriod != nil {
 		grace := int64(*p.GracePeriod / time.Second)
 		out.TerminationGracePeriodSeconds = &grace
@@ -99,7 +118,14 @@ func fromProbe(p *cluster.Probe) *corev1.Probe {
 	return out
 }
 
-func fromPreStop(h *cluster.Handler) *corev1.Lifecycle {
+func fromHooks(postStart, preStop *cluster.Handler) *corev1.Lifecycle {
+	if postStart == nil && preStop == nil {
+		return nil
+	}
+	return &corev1.Lifecycle{PostStart: fromHook(postStart), PreStop: fromHook(preStop)}
+}
+
+func fromHook(h *cluster.Handler) *corev1.LifecycleHandler {
 	if h == nil {
 		return nil
 	}
@@ -108,7 +134,7 @@ func fromPreStop(h *cluster.Handler) *corev1.Lifecycle {
 	if h.Sleep > 0 {
 		out.Sleep = &corev1.SleepAction{Seconds: int64(h.Sleep / time.Second)}
 	}
-	return &corev1.Lifecycle{PreStop: out}
+	return out
 }
 
 func fromHandler(h *cluster.Handler) (exec *corev1.ExecAction, get *corev1.HTTPGetAction, tcp *corev1.TCPSocketAction) {

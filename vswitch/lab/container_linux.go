@@ -69,7 +69,7 @@ func (c *container) runOnce(ctx context.Context) (code int, again bool) {
 	}
 	alive, over := context.WithCancel(context.Background())
 	defer over()
-	ill, probed := c.probe(alive, ctx)
+	ill, probed := c.watch(alive, ctx)
 	why := ""
 	select {
 	case <-proc.done:
@@ -143,14 +143,24 @@ func (c *container) start() (*process, error) {
 	}
 	proc.logged = logged
 	c.pod.mu.Lock()
-	c.proc, c.problem = proc, ""
-	c.started = c.spec.Startup == nil
-	c.status.Running, c.status.Ready = true, c.started && c.spec.Readiness == nil
-	c.status.Started, c.status.Reason = time.Now(), ""
+	c.proc = proc
+	if c.spec.PostStart == nil {
+		c.runs()
+	} else {
+		c.status.Reason, c.problem = "ContainerCreating", fmt.Sprintf("container %s: its postStart handler has not ended yet", c.spec.Name)
+	}
 	c.pod.mu.Unlock()
 	c.pod.log.Info("container started", "container", c.spec.Name, "pid", proc.pid())
 	c.pod.publish()
 	return proc, nil
+}
+
+// runs notes that the container runs. Called with the pod's mu held.
+func (c *container) runs() {
+	c.problem = ""
+	c.started = c.spec.Startup == nil
+	c.status.Running, c.status.Ready = true, c.started && c.spec.Readiness == nil
+	c.status.Started, c.status.Reason = time.Now(), ""
 }
 
 // newLog begins the log of the next run and drops that of the run before the

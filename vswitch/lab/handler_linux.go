@@ -31,6 +31,8 @@ func (c *container) perform(ctx context.Context, h *cluster.Handler) finding {
 		host, number, name = h.HTTP.Host, h.HTTP.Port, h.HTTP.PortName
 	} else if h.TCP != nil {
 		host, number, name = h.TCP.Host, h.TCP.Port, h.TCP.PortName
+	} else if h.GRPC != nil {
+		number = h.GRPC.Port
 	} else {
 		return finding{noAnswer, "it says nothing to do"}
 	}
@@ -48,8 +50,12 @@ func (c *container) perform(ctx context.Context, h *cluster.Handler) finding {
 		host = ips[0].String()
 	}
 	dial := newSpace(c.pod.sup.dir, c.pod.spec.Node).dial
-	if h.TCP != nil {
-		return askTCP(ctx, dial, net.JoinHostPort(host, strconv.Itoa(int(port))))
+	addr := net.JoinHostPort(host, strconv.Itoa(int(port)))
+	switch {
+	case h.TCP != nil:
+		return askTCP(ctx, dial, addr)
+	case h.GRPC != nil:
+		return askGRPC(ctx, dial, h.GRPC.Service, addr)
 	}
 	return askHTTP(ctx, dial, h.HTTP, host, port)
 }
@@ -128,6 +134,46 @@ func (c *container) askCommand(ctx context.Context, command []string) finding {
 type illness struct {
 	why   string
 	grace time.Duration
+}
+
+// watch runs the postStart handler of a run of the container, and then its probes,
+// until alive ends. What the container must end for comes by the channel.
+func (c *container) watch(alive, wanted context.Context) (end <-chan illness, done <-chan struct{}) {
+	if c.spec.PostStart == nil {
+		return c.probe(alive, wanted)
+	}
+	ill, ended := make(chan illness, 2), make(chan struct{})
+	go func() {
+		defer close(ended)
+		ctx, cancel := context.WithCancel(alive)
+		defer cancel()
+		defer context.AfterFunc(wanted, cancel)()
+		f := c.perform(ctx, c.spec.PostStart)
+		switch {
+		case ctx.Err() != nil: // it has ended, or is to end
+			return
+		case f.outcome != healthy:
+			ill <- illness{"its postStart handler failed: " + f.why, c.pod.grace()}
+			return
+		}
+		c.change(c.runs)
+		worse, probed := c.probe(alive, wanted)
+		for {
+			select {
+			case i := <-worse:
+				ill <- i
+				continue
+			case <-probed:
+			}
+			select {
+			case i := <-worse:
+				ill <- i
+			default:
+			}
+			return
+		}
+	}()
+	return ill, ended
 }
 
 // probe runs the probes of a run of the container until alive ends. What it

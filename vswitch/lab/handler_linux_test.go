@@ -166,3 +166,29 @@ func TestPreStop(t *testing.T) {
 		t.Error("the handler of a container that ended by itself was run")
 	}
 }
+
+// TestPostStart: a container runs when its postStart handler has succeeded, and is
+// ended and started again when it has failed.
+func TestPostStart(t *testing.T) {
+	dir := t.TempDir()
+	good := newTestPod("good", "sleep", "1000")
+	good.Containers[0].PostStart = &cluster.Handler{Exec: sh("while ! [ -e " + dir + "/go ]; do sleep 0.05; done")}
+	bad := newTestPod("bad", "sleep", "1000")
+	bad.Containers[0].PostStart = &cluster.Handler{Exec: sh("echo no luck; exit 3")}
+	o := options(good, bad)
+	o.Wait = time.Second // they are not all well
+	c := start(t, o)
+	p := podEventually(t, c, "good", func(p *cluster.Pod) bool { return len(p.Statuses) == 1 && p.Statuses[0].Reason == "ContainerCreating" })
+	if s := p.Statuses[0]; s.Running || s.Ready || p.Ready {
+		t.Errorf("while the handler runs: %+v", s)
+	}
+	touch(t, dir, "go")
+	podEventually(t, c, "good", func(p *cluster.Pod) bool { return p.Ready && p.Statuses[0].Running && p.Statuses[0].Restarts == 0 })
+	p = podEventually(t, c, "bad", func(p *cluster.Pod) bool { return p.Statuses[0].Restarts >= 1 && p.Reason != "" })
+	if p.Ready {
+		t.Errorf("%+v is ready", p.Statuses)
+	}
+	podEventually(t, c, "bad", func(p *cluster.Pod) bool {
+		return strings.Contains(p.Reason, "postStart handler failed") && strings.Contains(p.Reason, "no luck")
+	})
+}
