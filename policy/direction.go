@@ -29,8 +29,8 @@ type direction struct {
 	blocks   []uint64
 	ports    ports
 	terms    []decision
-	// network and baseline are the first terms of those tiers.
-	network, baseline int
+	// network is the first term that is not of the Admin tier.
+	network int
 }
 
 const pageSize = 128

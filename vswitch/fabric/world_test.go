@@ -314,7 +314,7 @@ func (w *world) all() map[string][]arrival {
 func (w *world) read(at string, frame []byte, desc packet.Packet) arrival {
 	w.Helper()
 	a := arrival{frame: frame, packet: decodeSound(w.T, frame), desc: desc}
-	mac, gateway := macClient, [6]byte{}
+	var mac, gateway [6]byte
 	if p := w.pods[at]; p != nil {
 		mac, gateway = p.MAC, p.Node.Switch.Tables().GatewayMAC
 	} else {
