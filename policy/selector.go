@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 
@@ -39,12 +38,6 @@ func (s *selector) matches(w *who) bool {
 		return false
 	}
 	return s.labels == nil || s.labels.Matches(w.labels)
-}
-
-// has reports whether the selector matches the identity of that number.
-func (s *selector) has(id uint32) bool {
-	_, ok := slices.BinarySearch(s.members, id)
-	return ok
 }
 
 // selectorKey is the same for selectors that are written the same.
