@@ -121,11 +121,20 @@ func (w *worker) hears(p *packet.Packet, info *PortInfo) bool {
 	return v.Allowed
 }
 
-// sends reports whether policy lets the pod of a port send a multicast packet.
-func (w *worker) sends(p *packet.Packet, info *PortInfo) bool {
+// sends tells whether policy lets the pod of a port send a multicast packet:
+// Forwarded, or why not.
+func (w *worker) sends(p *packet.Packet, info *PortInfo) Reason {
 	if w.tables.Policy == nil {
-		return true
+		return Forwarded
 	}
 	v := w.tables.Policy.Egress(&info.Addrs[0], &p.Tuple.Dst, p.Tuple.Proto, portOf(&p.Tuple))
-	return v.Allowed
+	switch {
+	case v.Allowed:
+		return Forwarded
+	case v.Pending:
+		return Starting
+	}
+	w.said = v
+	v.Count()
+	return PolicyEgress
 }

@@ -330,6 +330,37 @@ func TestPolicyMulticast(t *testing.T) {
 	r.none("a", PolicyEgress)
 }
 
+// TestPolicyMulticastNamed: multicast that a pod may not send dies of the pod's
+// own policy, whatever something else died of before, and counts there.
+func TestPolicyMulticastNamed(t *testing.T) {
+	r := newRig(t)
+	r.enforce(egressOnly("a", rule("b", packet.ProtoTCP, 80)), ingressOnly("b"))
+	r.send("a", build(t, macB, macA, podA, podB, tcpPorts(1000, 80, "syn"), 0)) // b's policy denies it
+	r.none("a", PolicyIngress)
+	events := r.sw.Observe(nil)
+	defer events.Close()
+	r.send("a", build(t, [6]byte{1, 0, 0x5e, 0, 0, 0xfb}, macA, podA, "224.0.0.251", udpPorts(5353, 5353), 10))
+	if n := len(events.C); n != 1 {
+		t.Fatalf("%d events, want one", n)
+	}
+	if e := <-events.C; e.Policy() != "NetworkPolicy x/out" {
+		t.Errorf("it died of %q, not of the sender's policy", e.Policy())
+	}
+	if n := droppedBy(r.tables.Policy, "NetworkPolicy x/out"); n != 1 {
+		t.Errorf("the sender's policy dropped %d packets, want 1", n)
+	}
+}
+
+// droppedBy returns how many packets a policy dropped.
+func droppedBy(s *policy.Set, name string) (n uint64) {
+	for _, d := range s.Drops() {
+		if d.Policy == name {
+			n += d.Packets
+		}
+	}
+	return n
+}
+
 // TestPolicyTrace: a trace names what decided, whatever that was, and counts nothing.
 func TestPolicyTrace(t *testing.T) {
 	r := newRig(t)

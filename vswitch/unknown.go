@@ -294,8 +294,8 @@ func (w *worker) multicast(p *packet.Packet, info *PortInfo) Reason {
 	if !w.flood.take(w.now) {
 		return MulticastLimit
 	}
-	if !w.sends(p, info) {
-		return PolicyEgress
+	if r := w.sends(p, info); r != Forwarded {
+		return r
 	}
 	w.in.Complete(p)
 	for id, other := range w.tables.Ports {

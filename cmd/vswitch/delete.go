@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -51,7 +52,7 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 		// What has no effect matters no more.
 		objects, _, err := kube.Load(files, c.InOrStdin())
 		if err != nil {
-			return nil, bad(err)
+			return nil, bad(byName(err))
 		}
 		return objects.Refs(), nil
 	case len(files) == 0 && len(args) >= 2:
@@ -69,4 +70,17 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 		return refs, nil
 	}
 	return nil, bad(errors.New("name what to delete: -f FILE, or a kind and names"))
+}
+
+// byName adds to an error of kube.Load how policies are deleted that are refused
+// and may isolate pods nevertheless.
+func byName(err error) error {
+	for _, r := range kube.StandIns(err).Refs() {
+		command := fmt.Sprintf("vswitch delete %s %s", strings.ToLower(string(r.Kind)), r.Name)
+		if r.Namespace != "" {
+			command += " -n " + r.Namespace
+		}
+		err = kube.Remark(err, r.String(), "; '"+command+"' deletes what was applied under its name")
+	}
+	return err
 }

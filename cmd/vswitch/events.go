@@ -29,7 +29,7 @@ type eventPrinter struct {
 func newEventPrinter(out, errOut io.Writer, format string) *eventPrinter {
 	p := &eventPrinter{out: out, errOut: errOut, format: format, color: isTerminal(out)}
 	p.widths = make([]int, len(eventHeader))
-	copy(p.widths, []int{len("15:04:05.000"), 5, 9, 24, 24, 4, 14, 6, 14, 20, 20})
+	copy(p.widths, []int{len("15:04:05.000"), 5, 9, 24, 24, 4, 14, 28, 14, 20, 20})
 	return p
 }
 

@@ -81,13 +81,13 @@ func TestPrintEvents(t *testing.T) {
 03:04:05.006  node1  dropped    shop/front as 192.0.2.1   192.0.2.2:53                         udp    spoofed         -
 03:04:05.006  node1  dropped    shop/front                -                                    -      malformed       -
 `},
-		{"wide", `TIME          NODE   VERDICT    FROM                      TO                        PROTO  REASON          POLICY  SERVICE         SOURCE                DESTINATION           FLAGS  WHY
-03:04:05.006  node1  forwarded  shop/front:40000          shop/web:8080             tcp    -               -       shop/web:http   10.244.1.2:40000      10.96.0.10:80         S      -
-03:04:05.006  node1  rejected   203.0.113.7:5             svc/shop/web:80           udp    no-endpoints    -       shop/web:http   203.0.113.7:5         10.96.0.10:80         -      -
-03:04:05.006  node1  dropped    shop/front                shop/db-with-a-long-name-of-its-own  icmp   policy-ingress  NetworkPolicy shop/db  -               10.244.1.2            fd00::1               -      nothing lets it in
-03:04:05.006  node1  dropped    shop/front:40000          svc/shop/web:30080                   tcp    policy-egress   -                      shop/web:http   10.244.1.2:40000      172.29.0.1:30080      -      -
-03:04:05.006  node1  dropped    shop/front as 192.0.2.1   192.0.2.2:53                         udp    spoofed         -                      -               192.0.2.1:53          192.0.2.2:53          -      -
-03:04:05.006  node1  dropped    shop/front                -                                    -      malformed       -                      -               -                     -                     -      -
+		{"wide", `TIME          NODE   VERDICT    FROM                      TO                        PROTO  REASON          POLICY                        SERVICE         SOURCE                DESTINATION           FLAGS  WHY
+03:04:05.006  node1  forwarded  shop/front:40000          shop/web:8080             tcp    -               -                             shop/web:http   10.244.1.2:40000      10.96.0.10:80         S      -
+03:04:05.006  node1  rejected   203.0.113.7:5             svc/shop/web:80           udp    no-endpoints    -                             shop/web:http   203.0.113.7:5         10.96.0.10:80         -      -
+03:04:05.006  node1  dropped    shop/front                shop/db-with-a-long-name-of-its-own  icmp   policy-ingress  NetworkPolicy shop/db         -               10.244.1.2            fd00::1               -      nothing lets it in
+03:04:05.006  node1  dropped    shop/front:40000          svc/shop/web:30080                   tcp    policy-egress   -                             shop/web:http   10.244.1.2:40000      172.29.0.1:30080      -      -
+03:04:05.006  node1  dropped    shop/front as 192.0.2.1   192.0.2.2:53                         udp    spoofed         -                             -               192.0.2.1:53          192.0.2.2:53          -      -
+03:04:05.006  node1  dropped    shop/front                -                                    -      malformed       -                             -               -                     -                     -      -
 `},
 	} {
 		var out, errOut bytes.Buffer

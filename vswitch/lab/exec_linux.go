@@ -118,7 +118,7 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	case final != "":
 		return nil, failure(ErrConflict, "pod %s has ended (%s)", p.key(), final)
 	case !there || p.ctx.Err() != nil:
-		return nil, failure(ErrConflict, "pod %s is not running: %s", p.key(), reason)
+		return nil, failure(ErrConflict, "pod %s is not running: %s", p.key(), whyNotRunning(reason, p.ctx.Err() != nil))
 	}
 	spec := c.processSpec()
 	spec.BuiltIn, spec.Command = nil, req.Command
@@ -220,4 +220,16 @@ func closeAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
+}
+
+// whyNotRunning says why nothing runs in a pod, of which reason is what went
+// wrong, if anything did.
+func whyNotRunning(reason string, leaving bool) string {
+	switch {
+	case leaving:
+		return "it is being deleted"
+	case reason == "":
+		return "it has no network yet"
+	}
+	return reason
 }

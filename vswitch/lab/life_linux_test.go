@@ -409,3 +409,21 @@ func startUp(t *testing.T, o Options) (pid int) {
 	}
 	return cmd.Process.Pid
 }
+
+// TestWhyNotRunning: there is always a reason why no command runs in a pod.
+func TestWhyNotRunning(t *testing.T) {
+	for _, tc := range []struct {
+		reason  string
+		leaving bool
+		want    string
+	}{
+		{"its node is away", false, "its node is away"},
+		{"its node is away", true, "it is being deleted"},
+		{"", true, "it is being deleted"},
+		{"", false, "it has no network yet"},
+	} {
+		if got := whyNotRunning(tc.reason, tc.leaving); got != tc.want {
+			t.Errorf("%q, leaving %t: %q, want %q", tc.reason, tc.leaving, got, tc.want)
+		}
+	}
+}
