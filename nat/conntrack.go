@@ -147,6 +147,18 @@ func (t *Table) Create(orig *packet.Tuple, now uint32) (ID, error) {
 // those that never got beyond the handshake or are closed, have been given up
 // before; those in use never are.
 func (t *Table) CreateMapped(orig *packet.Tuple, m *Mapping, now uint32) (ID, error) {
+	return t.create(orig, m, noEvent, now)
+}
+
+// noEvent is in place of the event of a packet where there is none.
+const noEvent = -1
+
+// create is CreateMapped, and Track of the first packet if there is an event.
+func (t *Table) create(orig *packet.Tuple, m *Mapping, event int, now uint32) (ID, error) {
+	w := kinds(orig, &m.Reply)
+	if event != noEvent {
+		w = next(orig.Proto, w, Original, uint8(event), 0)
+	}
 	h := [2]uint64{orig.Hash(t.seed), m.Reply.Hash(t.seed)}
 	a, b := uint32(h[0]), uint32(h[1])
 	s := t.shard(a)
@@ -166,10 +178,10 @@ func (t *Table) CreateMapped(orig *packet.Tuple, m *Mapping, now uint32) (ID, er
 			return id, ErrExists
 		}
 		if i, ok := t.take(); ok {
-			id = t.write(i, orig, m, h, now)
+			id = t.write(i, orig, m, w, h, now)
 			t.index(i, h)
-			t.arm(s, i, now+t.timeout(orig.Proto, word(New)), now)
-			t.enqueue(s, i, word(New))
+			t.arm(s, i, now+t.timeout(orig.Proto, w), now)
+			t.enqueue(s, i, w)
 			t.unlock(a, b)
 			t.stats.created.Add(1)
 			return id, nil
@@ -184,7 +196,7 @@ func (t *Table) CreateMapped(orig *packet.Tuple, m *Mapping, now uint32) (ID, er
 }
 
 // write fills the entry in and commits it.
-func (t *Table) write(i uint32, orig *packet.Tuple, m *Mapping, h [2]uint64, now uint32) ID {
+func (t *Table) write(i uint32, orig *packet.Tuple, m *Mapping, w word, h [2]uint64, now uint32) ID {
 	e := &t.entries[i]
 	version := (e.commit.Load()>>1 + 1) & (1<<31 - 1)
 	if version == 0 {
@@ -199,7 +211,7 @@ func (t *Table) write(i uint32, orig *packet.Tuple, m *Mapping, h [2]uint64, now
 		e.packets[dir].Store(0)
 		e.bytes[dir].Store(0)
 	}
-	e.state.Store(uint32(kinds(orig, &m.Reply)))
+	e.state.Store(uint32(w))
 	e.commit.Store(version<<1 | 1)
 	return makeID(version, i)
 }

@@ -20,11 +20,21 @@ const portTries = 128
 // another one above 1023 is found, which m.Reply tells afterwards. Errors are
 // those of CreateMapped, and ErrNoPort.
 func (t *Table) Masquerade(orig *packet.Tuple, m *Mapping, now uint32) (ID, error) {
+	return t.masquerade(orig, m, noEvent, now)
+}
+
+// Begin is Masquerade for a packet that begins the connection, and Track of that
+// packet; event is as there. It takes no locks beside those that Masquerade takes.
+func (t *Table) Begin(orig *packet.Tuple, m *Mapping, event uint8, now uint32) (ID, error) {
+	return t.masquerade(orig, m, int(event), now)
+}
+
+func (t *Table) masquerade(orig *packet.Tuple, m *Mapping, event int, now uint32) (ID, error) {
 	for try := range uint32(portTries + 1) {
 		if try > 0 {
 			t.setPort(orig, m, try)
 		}
-		id, err := t.CreateMapped(orig, m, now)
+		id, err := t.create(orig, m, event, now)
 		if err == nil || !errors.Is(err, ErrExists) || t.has(id, orig) {
 			return id, err
 		}

@@ -335,27 +335,29 @@ func (d *decider) remember(w *passage, f *nat.Flow) Reason {
 		return Forwarded
 	}
 	id := w.conn.ID
-	if !w.known {
-		w.mapping.Reply = w.to.Reverse()
-		var err error
-		id, err = d.conns.Masquerade(&w.came, &w.mapping, d.seconds)
-		switch {
-		case errors.Is(err, nat.ErrExists): // another worker was faster
-			to, ok := d.conns.To(id, nat.Original)
-			if !ok || to.Dst != w.to.Dst {
-				return TableFull // and chose otherwise; the next packet finds it
-			}
-			w.to = to
-		case errors.Is(err, nat.ErrNoPort):
-			return NoSNATPort
-		case err != nil:
-			return TableFull
-		default:
-			w.to = w.mapping.Reply.Reverse()
-		}
-		w.dir = nat.Original
+	if w.known {
+		d.conns.Track(id, w.dir, w.p.TCPFlags, d.seconds)
+		f.SetConn(id, w.dir, d.seconds)
+		return Forwarded
 	}
-	d.conns.Track(id, w.dir, w.p.TCPFlags, d.seconds)
+	w.mapping.Reply = w.to.Reverse()
+	w.dir = nat.Original
+	id, err := d.conns.Begin(&w.came, &w.mapping, w.p.TCPFlags, d.seconds)
+	switch {
+	case errors.Is(err, nat.ErrExists): // another worker was faster
+		to, ok := d.conns.To(id, nat.Original)
+		if !ok || to.Dst != w.to.Dst {
+			return TableFull // and chose otherwise; the next packet finds it
+		}
+		w.to = to
+		d.conns.Track(id, nat.Original, w.p.TCPFlags, d.seconds)
+	case errors.Is(err, nat.ErrNoPort):
+		return NoSNATPort
+	case err != nil:
+		return TableFull
+	default:
+		w.to = w.mapping.Reply.Reverse()
+	}
 	f.SetConn(id, w.dir, d.seconds)
 	return Forwarded
 }
