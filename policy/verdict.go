@@ -73,6 +73,12 @@ var (
 	ownNode = decision{action: accept, reason: byOwnNode}
 )
 
+// Exempt reports whether the packet may pass although policies isolate the pod,
+// as they have no say about it: it is the pod's own, or its node's.
+func (v Verdict) Exempt() bool {
+	return (v.by == &itself || v.by == &ownNode) && v.pod.directions[v.dir] != 0
+}
+
 // Count counts a packet that was dropped for the verdict, by policy and pod.
 // Verdicts that no policy made are not counted.
 func (v Verdict) Count() {

@@ -108,8 +108,10 @@ func (d *decider) judged(stage string, v policy.Verdict) {
 	}
 	if by := v.Policy(); by != "" {
 		d.rec.Policy = by
-		d.did(stage, v.Why(), "", nil)
+	} else if !v.Exempt() {
+		return
 	}
+	d.did(stage, v.Why(), "", nil)
 }
 
 // hears reports whether policy lets the pod of a port hear a multicast packet.

@@ -2,6 +2,7 @@ package vswitch
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -381,6 +382,32 @@ func TestPolicyTrace(t *testing.T) {
 		}
 		if !strings.Contains(said, "x/in") {
 			t.Errorf("port %d: no step names the policy: %v", port, e.Steps)
+		}
+	}
+}
+
+// TestPolicyTraceExempt: a trace says why a packet passes that policies have no
+// say about, where they isolate the pod, and only there.
+func TestPolicyTraceExempt(t *testing.T) {
+	r := newRig(t)
+	for _, tc := range []struct {
+		policy *cluster.NetworkPolicy
+		want   []string
+	}{
+		{ingressOnly("a"), []string{"ingress: a pod may always talk to itself"}},
+		{egressOnly("a"), []string{"egress: a pod may always talk to itself"}},
+		{ingressOnly("b"), nil},
+	} {
+		r.enforce(tc.policy)
+		e := r.sw.Trace(r.ids["a"], build(t, macA, macA, podA, podA, tcpPorts(1000, 80, "syn"), 0))
+		var said []string
+		for _, s := range e.Steps {
+			if s.Stage == "ingress" || s.Stage == "egress" {
+				said = append(said, s.Stage+": "+s.Did)
+			}
+		}
+		if e.Reason != Forwarded || e.Policy != "" || !slices.Equal(said, tc.want) {
+			t.Errorf("%q by %q, with %q; want %q", e.Reason, e.Policy, said, tc.want)
 		}
 	}
 }
