@@ -73,12 +73,14 @@ const (
 	RstReply
 	// BegunByReply: the reply direction has opened the connection again.
 	BegunByReply
+	// Barred: it was no longer allowed when it was last seen.
+	Barred
 
 	endFlags
 )
 
 var flagNames = []string{"seen-reply", "assured", "dnat", "snat", "syn-original", "syn-reply",
-	"fin-original", "fin-reply", "rst-original", "rst-reply", "begun-by-reply"}
+	"fin-original", "fin-reply", "rst-original", "rst-reply", "begun-by-reply", "barred"}
 
 // String lists the flags, separated by commas.
 func (f ConnFlags) String() string {

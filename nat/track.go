@@ -1,5 +1,7 @@
 package nat
 
+import "vswitch/vswitch/packet"
+
 // Begins reports whether a packet of the connection, with these TCP flags (or
 // that SCTP chunk type, as Track takes them), begins a new one with the same
 // tuple because the old one has ended: a SYN in TIME_WAIT or after a reset. Who
@@ -53,6 +55,33 @@ func (t *Table) advance(e *entry, i uint32, dir Dir, event uint8, now uint32) {
 		// The timers are lazy about being later; earlier they have to be told.
 		t.disarm(s, i)
 		t.arm(s, i, now+is, now)
+	}
+}
+
+// Bar notes that a connection is not allowed any more, of which a packet of that
+// direction was seen. It stays known; one of TCP counts as reset, and so not for
+// long. Bar reports whether that is news.
+func (t *Table) Bar(id ID, dir Dir, now uint32) bool {
+	e, a, b, ok := t.hold(id)
+	if !ok {
+		return false
+	}
+	defer t.unlock(a, b)
+	if word(e.state.Load()).has(Barred) {
+		return false
+	}
+	if e.orig.Proto == packet.ProtoTCP {
+		t.advance(e, id.entry(), dir, packet.TCPRst, now)
+	}
+	e.state.Store(uint32(word(e.state.Load()).with(Barred)))
+	return true
+}
+
+// Unbar takes Bar back.
+func (t *Table) Unbar(id ID) {
+	if e, a, b, ok := t.hold(id); ok {
+		e.state.Store(uint32(word(e.state.Load()).less(Barred)))
+		t.unlock(a, b)
 	}
 }
 

@@ -33,6 +33,13 @@ type direction struct {
 	network int
 }
 
+// allowsAnybody reports whether what decided about nobody in particular decides
+// the same about everybody: a NetworkPolicy allows it, and nothing is asked before
+// those.
+func (d *direction) allowsAnybody(by *decision) bool {
+	return d.network == 0 && by != nil && by.tier == network && by.action == accept
+}
+
 const pageSize = 128
 
 // page holds numbers of rows.

@@ -62,3 +62,41 @@ func TestElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestElsewhereAnybody: nobody needs to know who it is where a NetworkPolicy lets
+// in everybody, or a range.
+func TestElsewhereAnybody(t *testing.T) {
+	web := &cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "web"}, Node: "n1", IPs: []netip.Addr{netip.MustParseAddr("10.244.1.2")}}
+	p := &cluster.NetworkPolicy{Meta: cluster.Meta{Namespace: "x", Name: "p"}, IsolatesIngress: true, Ingress: []cluster.PolicyRule{
+		{Action: cluster.ActionAccept, Ports: []cluster.PolicyPort{{Protocol: packet.ProtoTCP, First: 80, Last: 80}}},
+		{Action: cluster.ActionAccept, Peers: []cluster.PolicyPeer{{Blocks: []cluster.IPBlock{{CIDR: netip.MustParsePrefix("10.244.2.0/24")}}}}},
+	}}
+	deny := &cluster.ClusterNetworkPolicy{Meta: cluster.Meta{Name: "d"}, Tier: cluster.TierAdmin, Subject: cluster.PolicyPeer{Namespaces: &cluster.Selector{}},
+		Ingress: []cluster.PolicyRule{{Action: cluster.ActionDeny, Peers: []cluster.PolicyPeer{{Namespaces: &cluster.Selector{}, Pods: equals("app", "foe")}}}}}
+	o := &cluster.Objects{Pods: []*cluster.Pod{web}, NetworkPolicies: []*cluster.NetworkPolicy{p}}
+	for _, admin := range []bool{false, true} {
+		if admin {
+			o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, deny)
+		}
+		c := NewCompiler("n1")
+		ch := new(cluster.State).Diff(o.State())
+		c.Apply(&ch)
+		c.SetRanges([]netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24")})
+		for from, tt := range map[string]struct {
+			port           uint16
+			allowed, waits bool
+		}{
+			"10.244.3.9": {80, true, false},
+			"10.244.2.9": {81, true, false},
+			"10.244.3.8": {81, false, true},
+		} {
+			if admin { // it may be the foe
+				tt.allowed, tt.waits = false, true
+			}
+			a, to := packet.AddrFrom(netip.MustParseAddr(from)), packet.AddrFrom(web.IPs[0])
+			if v := c.Set().Ingress(&a, &to, packet.ProtoTCP, tt.port); v.Allowed != tt.allowed || v.Pending != tt.waits {
+				t.Errorf("admin %v, %s, port %d: %+v", admin, from, tt.port, v)
+			}
+		}
+	}
+}

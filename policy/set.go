@@ -83,14 +83,16 @@ func (s *Set) ask(dir Direction, own, other *packet.Addr, proto uint8, port uint
 		v.Allowed, v.by = true, &ownNode
 	case index == 0:
 		v.Allowed = true
-	case peer == nil && s.elsewhere.has(other):
-		return Verdict{Pending: true, Unknown: true, dir: dir, proto: proto, port: port, addr: *other}
 	default:
 		id := uint32(0)
 		if peer != nil {
 			id = peer.identity
 		}
-		v.by, v.Allowed = s.directions[index].decide(id, other, proto, port)
+		d := s.directions[index]
+		v.by, v.Allowed = d.decide(id, other, proto, port)
+		if peer == nil && !d.allowsAnybody(v.by) && s.elsewhere.has(other) {
+			return Verdict{Pending: true, Unknown: true, dir: dir, proto: proto, port: port, addr: *other}
+		}
 	}
 	return v
 }

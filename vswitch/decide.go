@@ -20,6 +20,7 @@ type decider struct {
 	seconds    uint32         // now in seconds
 	rec        *Recorder      // nil but in a trace; then nothing is remembered
 	said       policy.Verdict // the last one that denied something
+	other      Prod           // the end of a connection that is to be told of its end
 }
 
 // verdict is what decide found, beside the flow that it filled in.
@@ -29,8 +30,9 @@ type verdict struct {
 	// begins: it is the first packet of a connection, and goes on as to.
 	begins bool
 	to     packet.Tuple
-	// cut: its sender has to be told that the connection is over.
-	cut bool
+	// cut: its sender has to be told that the connection is over; prods: so has
+	// the other end (decider.other).
+	cut, prods bool
 }
 
 // passage is a packet on its way through decide.
@@ -57,8 +59,8 @@ type passage struct {
 	service, masquerade bool
 	// gone: the service of its connection no longer has the backend.
 	gone bool
-	// cut: policy no longer allows its connection, which a reset tells.
-	cut bool
+	// cut and prods are the verdict's.
+	cut, prods bool
 	// peer is where it goes, whatever the routes say; nil: they say it.
 	peer *PeerInfo
 	hop  *fib.Hop
@@ -94,7 +96,7 @@ func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *n
 		d.fill(w.hop, f)
 		f.Translate(&w.came, &w.to)
 	}
-	return verdict{reason: r, hop: w.hop, begins: !w.known, to: w.to, cut: w.cut}
+	return verdict{reason: r, hop: w.hop, begins: !w.known, to: w.to, cut: w.cut, prods: w.prods}
 }
 
 // find looks for the connection that the packet belongs to. A SYN after the end

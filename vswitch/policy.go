@@ -38,8 +38,8 @@ func (d *decider) ingress(w *passage) Reason {
 }
 
 // permit judges a known connection by whoever of its ends is a pod of this node.
-// It stays known when it is no longer allowed, so that neither end's packets
-// count as the first of another one.
+// It stays known for a while when it is no longer allowed, so that neither end's
+// packets count as the first of another one.
 func (d *decider) permit(w *passage) Reason {
 	if d.tables.Policy == nil || d.tables.KeepEstablished {
 		return Forwarded
@@ -58,7 +58,32 @@ func (d *decider) permit(w *passage) Reason {
 	if receiver && r == Forwarded {
 		r = d.asked(w, "ingress", PolicyIngress, d.tables.Policy.Ingress(&c.Orig.Src, &to.Dst, to.Proto, port))
 	}
+	switch {
+	case d.rec != nil:
+	case r == PolicyEgress || r == PolicyIngress:
+		d.bar(w)
+	case r == Forwarded && c.Flags&nat.Barred != 0:
+		d.conns.Unbar(c.ID)
+	}
 	return r
+}
+
+// bar ends a connection. Both ends of one of TCP are told: whoever sends gets a
+// reset, and the other one, which may send nothing for long, is prodded so that it
+// gets one, too.
+func (d *decider) bar(w *passage) {
+	c := &w.conn
+	news := d.conns.Bar(c.ID, w.dir, d.seconds)
+	if c.Orig.Proto != packet.ProtoTCP {
+		return
+	}
+	w.cut = w.p.TCPFlags&(packet.TCPSyn|packet.TCPRst) == 0
+	if news && c.State != nat.Closed {
+		w.prods = true
+		if d.other = ProdClient(c); w.dir == nat.Original {
+			d.other = ProdServer(c)
+		}
+	}
 }
 
 // portOf returns the destination port that policy knows a packet by: 0 for
@@ -74,8 +99,8 @@ func portOf(t *packet.Tuple) uint16 {
 // asked makes a Reason of what policy says.
 func (d *decider) asked(w *passage, stage string, denied Reason, v policy.Verdict) Reason {
 	switch {
-	case v.Pending && w.known:
-		return Forwarded // it was allowed once, and nothing new is known
+	case v.Pending && w.known && w.conn.Flags&nat.Barred == 0:
+		return Forwarded // it was allowed when something was known last
 	case v.Unknown:
 		other := &w.to.Dst
 		if denied == PolicyIngress {
@@ -97,7 +122,6 @@ func (d *decider) asked(w *passage, stage string, denied Reason, v policy.Verdic
 	if d.rec == nil {
 		v.Count()
 	}
-	w.cut = w.known && w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&(packet.TCPSyn|packet.TCPRst) == 0
 	return denied
 }
 

@@ -173,7 +173,8 @@ func TestB22Related(t *testing.T) {
 }
 
 // TestB23Cut: when a connection is no longer allowed, neither end's packets pass,
-// and both are told.
+// and both are told: who sends by a reset, and the other one by a packet that it
+// has to answer, with one that is reset.
 func TestB23Cut(t *testing.T) {
 	pairs(t, func(t *testing.T, p pair) {
 		r := newRig(t)
@@ -188,6 +189,9 @@ func TestB23Cut(t *testing.T) {
 			frame []byte
 		}{{p.from, p.there(t, *tcpPorts(1000, 80, "ack"))}, {p.to, p.back(t, *tcpPorts(1000, 80, "ack"))}} {
 			r.send(end.port, end.frame)
+			if end.port == p.from {
+				r.prodded(p.to)
+			}
 			rst, _ := decode(t, r.only(end.port).frame).Layer(layers.LayerTypeTCP).(*layers.TCP)
 			if rst == nil || !rst.RST {
 				t.Fatalf("%s got %v, want an RST", end.port, rst)
@@ -202,6 +206,48 @@ func TestB23Cut(t *testing.T) {
 			}
 		}
 	})
+}
+
+// prodded takes the one packet that came out at a port, which says nothing but
+// that it wants an answer.
+func (r *rig) prodded(at string) {
+	r.t.Helper()
+	out := r.got(at)
+	if len(out) != 1 {
+		r.t.Fatalf("%d packets came out at %s, want a bare ACK", len(out), at)
+	}
+	p := decode(r.t, out[0].frame)
+	if l, _ := p.Layer(layers.LayerTypeTCP).(*layers.TCP); l == nil || !l.ACK || l.SYN || l.RST || l.FIN || len(l.Payload) > 0 {
+		r.t.Fatalf("at %s came out, instead of a bare ACK: %s", at, p)
+	}
+}
+
+// TestB23CutUDP: a flow of datagrams that is cut goes on when it is allowed again;
+// what was no longer allowed stays so while nobody knows the policies.
+func TestB23CutUDP(t *testing.T) {
+	r := newRig(t)
+	say := func() { r.send("a", build(t, macB, macA, podA, podB, udpPorts(1000, 53), 10)) }
+	r.enforce()
+	say()
+	r.only("b")
+	known := r.tables.Policy
+	r.enforce(egressOnly("a"))
+	say()
+	r.none("a", PolicyEgress)
+	r.tables.Policy = policy.NewCompiler("node1").Set()
+	r.publish()
+	say()
+	if out := r.got("b"); len(out) > 0 {
+		t.Errorf("a flow that was denied passes while nothing is known")
+	}
+	r.tables.Policy = known
+	r.publish()
+	say()
+	r.only("b")
+	r.tables.Policy = policy.NewCompiler("node1").Set()
+	r.publish()
+	say()
+	r.only("b")
 }
 
 // TestB23Keep: with that option, connections outlive what allowed them, and new
@@ -251,6 +297,7 @@ func TestPolicyOfBackend(t *testing.T) {
 	r.none("a", PolicyEgress)
 	// The one that is known is judged in the same words.
 	r.send("a", build(t, macGW, macA, podA, vip, tcpPorts(1000, 80, "ack"), 0))
+	r.prodded("b")
 	rst := decode(t, r.only("a").frame)
 	if src := rst.NetworkLayer().NetworkFlow().Src().String(); src != vip {
 		t.Errorf("the RST comes from %s, want the service's address", src)

@@ -43,6 +43,9 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 		if v.cut {
 			w.reset(p)
 		}
+		if v.prods && w.errors.take(w.now) {
+			w.prod(&w.other)
+		}
 		return w.reject(p, v.reason)
 	}
 	if r := w.fits(p, &f); r != Forwarded {
