@@ -13,7 +13,6 @@ import (
 
 // TestAskGRPC: what a gRPC server may answer a probe, and what is none.
 func TestAskGRPC(t *testing.T) {
-	var asked string
 	handlers := map[string]http.HandlerFunc{
 		"serving": func(w http.ResponseWriter, r *http.Request) { reply(w, "\x00\x00\x00\x00\x02\x08\x01", "0", "") },
 		"unknown fields": func(w http.ResponseWriter, r *http.Request) {
@@ -41,16 +40,17 @@ func TestAskGRPC(t *testing.T) {
 		{"no gRPC", "", "speaks no gRPC"}, {"slow", "", "deadline"},
 	} {
 		t.Run(c.name+c.service, func(t *testing.T) {
+			asked := make(chan string, 1)
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)
-				asked = r.Proto + " " + r.Method + " " + r.URL.Path + " " + string(body)
+				asked <- r.Proto + " " + r.Method + " " + r.URL.Path + " " + string(body)
 				handlers[c.name](w, r)
 			}))
 			s.Config.Protocols = new(http.Protocols)
 			s.Config.Protocols.SetUnencryptedHTTP2(true)
 			s.Start()
 			defer s.Close()
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			if c.name != "slow" {
 				ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
 			}
@@ -64,8 +64,8 @@ func TestAskGRPC(t *testing.T) {
 				n := len(c.service)
 				want = want[:len(want)-1] + string(rune(n+2)) + "\n" + string(rune(n)) + c.service
 			}
-			if asked != want {
-				t.Errorf("asked %q, want %q", asked, want)
+			if got := <-asked; got != want {
+				t.Errorf("asked %q, want %q", got, want)
 			}
 		})
 	}
