@@ -65,6 +65,8 @@ func TestMain(m *testing.M) {
 			os.Exit(testLoad(os.Args[2]))
 		case "test-health":
 			os.Exit(testHealth(os.Args[2]))
+		case "test-reach":
+			os.Exit(testReach(os.Args[2:]))
 		case "test-etc":
 			os.Exit(testEtc(os.Args[2], os.Args[3]))
 		}
