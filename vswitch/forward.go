@@ -148,8 +148,14 @@ func (w *worker) known(p *packet.Packet, f *nat.Flow, info *PortInfo) bool {
 		f.LastSeen = w.seconds
 		f.Packets, f.Bytes = 0, 0
 	}
-	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
-		return false
+	if p.Tuple.Flags&packet.Routed != 0 {
+		if f.Flags&nat.Rewrites != 0 && w.in.RewriteRouted(p, &f.Translation) {
+			leave(w.in, p, f)
+			return true
+		}
+		if !w.in.DecrementTTL(p) {
+			return false
+		}
 	}
 	return apply(w.in, p, f)
 }
@@ -161,6 +167,12 @@ func apply(b *packet.Batch, p *packet.Packet, f *nat.Flow) bool {
 	if f.Flags&nat.Rewrites != 0 && !f.Rewrite(b, p) {
 		return false
 	}
+	leave(b, p, f)
+	return true
+}
+
+// leave addresses a packet, whose headers are as they leave, and counts it.
+func leave(b *packet.Batch, p *packet.Packet, f *nat.Flow) {
 	if p.Tuple.Flags&packet.Routed != 0 || f.Flags&nat.Rewrites != 0 {
 		frame := b.Buf[p.Off:]
 		*(*[6]byte)(frame[0:6]) = f.DstMAC
@@ -169,7 +181,6 @@ func apply(b *packet.Batch, p *packet.Packet, f *nat.Flow) bool {
 	f.Packets += uint32(p.Segments())
 	f.Bytes += uint64(p.Len)
 	p.Out, p.Peer = f.Out, f.Peer
-	return true
 }
 
 // outputs groups the packets of a batch by the port that sends them, each

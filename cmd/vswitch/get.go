@@ -106,7 +106,7 @@ kind, name or node.`,
 	f.StringVar(&g.socket, "socket", "", "ask the node whose API socket this is: node.sock in its runtimeDir")
 	f.StringArrayVarP(&g.from.files, "filename", "f", nil, "policies of manifests instead of the running cluster's: a file, a directory, or -; repeatable")
 	f.BoolVar(&g.matrix.wanted, "matrix", false, "of policies: who may reach whom")
-	f.Uint16Var(&g.matrix.port, "port", 0, "port of the matrix (default those that the receivers' containers declare)")
+	f.StringVar(&g.matrix.at, "port", "", "port of the matrix (default those that the receivers' containers declare)")
 	f.StringVar(&g.matrix.proto, "proto", "", "protocol of the matrix: tcp, udp, sctp or icmp (default that of the ports, else tcp)")
 	f.StringVar(&g.matrix.by, "by", "", "label by whose values the matrix puts pods together")
 	completeFlag(c, "proto", cobra.FixedCompletions([]string{"tcp", "udp", "sctp", "icmp"}, noFiles))

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -19,7 +20,8 @@ import (
 // matrixOptions say what a matrix of reachability is about.
 type matrixOptions struct {
 	wanted bool
-	port   uint16 // 0: those that the receivers declare
+	at     string // the port as it was written; empty: those that the receivers declare
+	port   uint16 // at, or 0
 	proto  string // empty: tcp
 	by     string // label that groups pods
 }
@@ -274,7 +276,11 @@ func (m *matrix) pairs() []matrixPair {
 // check reports what cannot be had of a matrix.
 func (o *matrixOptions) check(g *getOptions) error {
 	_, known := matrixProtocols[o.proto]
+	n, err := strconv.ParseUint(o.at, 10, 16)
+	o.port = uint16(n)
 	switch {
+	case o.at != "" && (err != nil || n == 0):
+		return fmt.Errorf("--port %q: it is a number from 1 to 65535", o.at)
 	case !o.wanted && (o.port != 0 || o.proto != "" || o.by != ""):
 		return errors.New("--port, --proto and --by are about --matrix; add it")
 	case !o.wanted:
