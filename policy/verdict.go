@@ -73,6 +73,10 @@ var (
 	ownNode = decision{action: accept, reason: byOwnNode}
 )
 
+// Decided reports whether the verdict goes back to something: policies say
+// nothing of most packets where they select neither end.
+func (v Verdict) Decided() bool { return v.by != nil }
+
 // Exempt reports whether the packet may pass although policies isolate the pod,
 // as they have no say about it: it is the pod's own, or its node's.
 func (v Verdict) Exempt() bool {

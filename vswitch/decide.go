@@ -19,7 +19,7 @@ type decider struct {
 	now        time.Duration  // monotonic, of the batch
 	seconds    uint32         // now in seconds
 	rec        *Recorder      // nil but in a trace; then nothing is remembered
-	said       policy.Verdict // the last one that denied something
+	said       policy.Verdict // what policy said last of the packet; zero if it had no say
 	other      Prod           // the end of a connection that is to be told of its end
 }
 
@@ -72,6 +72,7 @@ type passage struct {
 // documentation.
 func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *nat.Flow) verdict {
 	w := passage{b: b, p: p, info: info, came: p.Tuple.Flow()}
+	d.said = policy.Verdict{}
 	w.to = w.came
 	d.find(&w)
 	r := d.source(&w) // 1. source

@@ -26,9 +26,10 @@ type Event struct {
 	said policy.Verdict
 }
 
-// Policy names the policy and rule that a packet died of; empty for others.
+// Policy names the policy and rule that let the packet pass, or that it died of;
+// empty where none had a say.
 func (e *Event) Policy() string {
-	if e.Reason == PolicyEgress || e.Reason == PolicyIngress {
+	if e.judged() {
 		return e.said.Policy()
 	}
 	return ""
@@ -36,10 +37,15 @@ func (e *Event) Policy() string {
 
 // Why says in a sentence how policy came to its verdict; empty if it had none.
 func (e *Event) Why() string {
-	if e.Reason == PolicyEgress || e.Reason == PolicyIngress {
+	if e.judged() && e.said.Policy() != "" {
 		return e.said.Why()
 	}
 	return ""
+}
+
+// judged reports whether what became of the packet may go back to policy.
+func (e *Event) judged() bool {
+	return e.Reason == Forwarded || e.Reason == PolicyEgress || e.Reason == PolicyIngress
 }
 
 // Events come at most at this rate from each worker, after a burst.

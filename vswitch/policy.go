@@ -115,10 +115,12 @@ func (d *decider) asked(w *passage, stage string, denied Reason, v policy.Verdic
 		return d.drop(Starting, stage, "nobody has said yet which policies {name} has", name, nil)
 	}
 	d.judged(stage, v)
+	if v.Decided() {
+		d.said = v
+	}
 	if v.Allowed {
 		return Forwarded
 	}
-	d.said = v
 	if d.rec == nil {
 		v.Count()
 	}

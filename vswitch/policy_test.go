@@ -476,7 +476,7 @@ func TestObserve(t *testing.T) {
 		got = append(got, strings.TrimSpace(e.Port+" "+e.Out+" "+e.Came.String()+" "+e.Reason.String()+" "+e.Policy()))
 	}
 	want := []string{
-		"a b tcp 10.244.1.2:1000 -> 10.244.1.3:80",
+		"a b tcp 10.244.1.2:1000 -> 10.244.1.3:80  NetworkPolicy x/out rule 0",
 		"a  tcp 10.244.1.2:1000 -> 10.244.1.3:81 policy-egress NetworkPolicy x/out",
 		"a  tcp 10.244.1.2:1000 -> 10.244.1.3:81 policy-egress NetworkPolicy x/out",
 	}

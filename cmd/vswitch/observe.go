@@ -55,7 +55,7 @@ bad input.`,
 	f.StringSliceVar(&o.filter.Reasons, "reason", nil, "what died for this reason; repeatable")
 	f.StringArrayVar(&o.pods, "pod", nil, "what this pod, NAMESPACE/NAME, sends or is sent; repeatable")
 	f.StringVarP(&o.namespace, "namespace", "n", "", "what pods of this namespace send or are sent")
-	f.StringVar(&o.policy, "policy", "", "what died of a policy whose name, such as 'NetworkPolicy shop/db rule 0', has this in it")
+	f.StringVar(&o.policy, "policy", "", "what a policy let pass or dropped whose name, such as 'NetworkPolicy shop/db rule 0', has this in it")
 	f.StringVar(&o.node, "node", "", "what this node sees only")
 	f.StringVar(&o.socket, "socket", "", "watch the one node whose API socket this is: node.sock in its runtimeDir")
 	f.IntVarP(&o.count, "count", "c", 0, "end after so many events")

@@ -28,7 +28,8 @@ type Event struct {
 	Verdict EventVerdict `json:"verdict,omitempty"`
 	// Reason is a stable word (vswitch.Reason), empty if it was forwarded.
 	Reason string `json:"reason,omitempty"`
-	// Policy is the policy and rule that it died of, and Why how that came to be.
+	// Policy is the policy and rule that let it pass, or that it died of, and Why how
+	// that came to be; empty where none had a say.
 	Policy string `json:"policy,omitempty"`
 	Why    string `json:"why,omitempty"`
 	Proto  string `json:"proto,omitempty"`
