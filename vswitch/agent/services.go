@@ -226,6 +226,11 @@ func (n *Node) refresh(heard bool) (changed bool) {
 	if heard && n.deaf {
 		n.deaf, changed = false, true
 		n.vouchAll()
+		if c.Empty() {
+			// The feed's whole was taken in before; what the node has to say of
+			// its own pods is new, and belongs to the same world.
+			c = n.watch.Next()
+		}
 	}
 	// What is new of pods may make something of theirs known that the node has to
 	// say itself, which then is new.
