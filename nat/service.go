@@ -147,14 +147,13 @@ const (
 	NotInRange
 )
 
-// Backends returns those that a packet of that origin may be given, or why
-// there are none. The slice is the frontend's.
+// Backends returns those that a packet of a client may be given, or why there
+// are none. The slice is the frontend's.
 //
 // Policy Local of external addresses binds clients outside only: pods and
 // nodes are inside already, and reach all backends (kube-proxy's short circuit).
-func (f *Frontend) Backends(from Origin, t *packet.Tuple) ([]Backend, Refusal) {
-	// What the balancer says itself may have its own address as the source.
-	if f.Sources != nil && !f.admits(&t.Src) && t.Src != t.Dst {
+func (f *Frontend) Backends(from Origin, client *packet.Addr) ([]Backend, Refusal) {
+	if f.Sources != nil && !f.admits(client) {
 		return nil, NotInRange
 	}
 	list := f.Service.Cluster

@@ -36,7 +36,8 @@ type Explanation struct {
 	Reason Reason
 	// Hop is where the packet goes next; nil if it dies here.
 	Hop *fib.Hop
-	// Tuple names the packet as it goes on or, if it does not, as it came.
+	// Tuple names the packet as it goes on or reaches the node itself or, if it
+	// does neither, as it came.
 	Tuple packet.Tuple
 	// Frame is the packet as it goes on; nil if it does not.
 	Frame []byte
@@ -99,6 +100,9 @@ func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Exp
 	var f nat.Flow
 	v := d.decide(b, p, info, &f)
 	e := Explanation{Reason: v.reason, Hop: v.hop, Tuple: p.Tuple}
+	if e.Reason == Answered {
+		e.Tuple = v.to
+	}
 	if e.Reason == Forwarded && p.WireLen() > int(v.hop.MTU) {
 		e.Reason = d.drop(TooBig, "mtu", "the packet is larger than the way to {name} takes", v.hop.Name, nil)
 	}
