@@ -83,7 +83,7 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
 	}
 	b := d.choose(s, backends, w)
-	d.chose(front, backends, b)
+	d.chose(front, w.origin, backends, b)
 	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
 	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) ||
 		d.tables.MasqueradeAll && front.Kind == nat.ClusterIP && w.origin != nat.FromIngress
