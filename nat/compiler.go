@@ -192,13 +192,13 @@ func (c *Compiler) port(svc *cluster.Service, sp *cluster.ServicePort, fam clust
 	for _, a := range svc.ClusterIPs {
 		add(a, sp.Port, Frontend{Kind: ClusterIP, Local: svc.InternalLocal})
 	}
-	for _, a := range svc.ExternalIPs {
-		add(a, sp.Port, Frontend{Kind: ExternalIP, Local: svc.ExternalLocal})
-	}
-	for _, in := range svc.Ingress {
+	for _, in := range svc.Ingress { // before external IPs, which nobody is kept from
 		if !in.Proxy {
 			add(in.IP, sp.Port, Frontend{Kind: LoadBalancer, Local: svc.ExternalLocal, Sources: prefixesOf(svc.SourceRanges, fam)})
 		}
+	}
+	for _, a := range svc.ExternalIPs {
+		add(a, sp.Port, Frontend{Kind: ExternalIP, Local: svc.ExternalLocal})
 	}
 	any := netip.IPv4Unspecified()
 	if fam == cluster.IPv6 {

@@ -253,7 +253,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 			if m != Matched {
 				t.Fatal(m)
 			}
-			list, _ := f.Backends(FromPod, &tuple)
+			list, _ := f.Backends(FromPod, &tuple.Src)
 			if f.Service.Choose(list, &tuple, uint64(n)<<40) == nil {
 				t.Fatal("none")
 			}

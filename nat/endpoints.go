@@ -76,14 +76,14 @@ func has(labels map[string]string, key string) bool {
 // are ready, or if there are none, those that are on their way out and still
 // serve; of all, where policy is Cluster, those that hints prefer.
 func (s *Service) assign(list []endpoint, self *Self) {
-	prefer := preference(list, self)
-	s.Cluster = pick(list, func(e *endpoint) bool { return e.ready && prefer(e) })
+	prefer, why := preference(list, self)
+	s.Cluster, s.why, s.whyLocal = pick(list, func(e *endpoint) bool { return e.ready && prefer(e) }), why, 0
 	if s.Cluster == nil {
-		s.Cluster = pick(list, func(e *endpoint) bool { return e.serving && e.terminating })
+		s.Cluster, s.why = pick(list, func(e *endpoint) bool { return e.serving && e.terminating }), Ending
 	}
 	s.Local = pick(list, func(e *endpoint) bool { return e.Local && e.ready })
 	if s.Local == nil {
-		s.Local = pick(list, func(e *endpoint) bool { return e.Local && e.serving && e.terminating })
+		s.Local, s.whyLocal = pick(list, func(e *endpoint) bool { return e.Local && e.serving && e.terminating }), Ending
 	}
 	s.serving = pick(list, func(e *endpoint) bool { return e.serving || e.ready })
 	s.leaving = pick(list, func(e *endpoint) bool { return !e.serving && !e.ready })
@@ -102,7 +102,7 @@ func pick(list []endpoint, which func(*endpoint) bool) []Backend {
 // preference returns which endpoints the node prefers: those that hints give to
 // it, else those that hints give to its zone, else all. Hints count only if
 // every ready endpoint has them.
-func preference(list []endpoint, self *Self) func(*endpoint) bool {
+func preference(list []endpoint, self *Self) (which func(*endpoint) bool, why Choice) {
 	mine := func(hints []string, name string) bool { return name != "" && slices.Contains(hints, name) }
 	forNode := func(e *endpoint) bool { return mine(e.nodes, self.Name) }
 	forZone := func(e *endpoint) bool { return mine(e.zones, self.Zone) }
@@ -115,11 +115,11 @@ func preference(list []endpoint, self *Self) func(*endpoint) bool {
 	}
 	switch {
 	case nodes && anyNode:
-		return forNode
+		return forNode, OfNode
 	case zones && anyZone:
-		return forZone
+		return forZone, OfZone
 	}
-	return func(*endpoint) bool { return true }
+	return func(*endpoint) bool { return true }, OfAll
 }
 
 // prefixesOf returns source ranges as frontends have them: nil for everybody.

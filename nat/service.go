@@ -44,6 +44,8 @@ type Service struct {
 	// serving are all that take packets of their connections, terminating ones
 	// included; leaving are those that no longer serve but are there. In order.
 	serving, leaving []Backend
+	// why Cluster are those, and Local.
+	why, whyLocal Choice
 	// Name is "shop/web:http", without the port's name "shop/web".
 	Name string
 }
@@ -53,7 +55,7 @@ type Service struct {
 type served struct {
 	front   Frontend
 	service Service
-	_       [24]byte // to 192 bytes, which memory is aligned for
+	_       [16]byte // to 192 bytes, which memory is aligned for
 }
 
 // Fate is what became of a backend that a connection was given.
@@ -147,14 +149,13 @@ const (
 	NotInRange
 )
 
-// Backends returns those that a packet of that origin may be given, or why
-// there are none. The slice is the frontend's.
+// Backends returns those that a packet of a client may be given, or why there
+// are none. The slice is the frontend's.
 //
 // Policy Local of external addresses binds clients outside only: pods and
 // nodes are inside already, and reach all backends (kube-proxy's short circuit).
-func (f *Frontend) Backends(from Origin, t *packet.Tuple) ([]Backend, Refusal) {
-	// What the balancer says itself may have its own address as the source.
-	if f.Sources != nil && !f.admits(&t.Src) && t.Src != t.Dst {
+func (f *Frontend) Backends(from Origin, client *packet.Addr) ([]Backend, Refusal) {
+	if f.Sources != nil && !f.admits(client) {
 		return nil, NotInRange
 	}
 	list := f.Service.Cluster
@@ -168,6 +169,31 @@ func (f *Frontend) Backends(from Origin, t *packet.Tuple) ([]Backend, Refusal) {
 		return nil, NoLocalEndpoints
 	}
 	return nil, NoEndpoints
+}
+
+// Choice says which of a service's endpoints the backends are that Backends
+// returns, and why those.
+type Choice uint8
+
+// Choices. Terminating goes with any of the others.
+const (
+	OfAll   Choice = 0      // all that are ready
+	OfZone  Choice = 1      // those that hints give to the node's zone
+	OfNode  Choice = 2      // those that hints give to the node
+	OfLocal Choice = 3      // those on the node, as policy is Local
+	OfHere  Choice = 4      // those on the node, as another one sends the client on to them
+	Ending  Choice = 1 << 7 // none is ready, but these still serve
+)
+
+// Why says what Backends goes by for a client of that origin.
+func (f *Frontend) Why(from Origin) Choice {
+	switch {
+	case from == FromIngress:
+		return OfHere | f.Service.whyLocal
+	case f.local(from):
+		return OfLocal | f.Service.whyLocal
+	}
+	return f.Service.why
 }
 
 // local reports whether only backends of this node will do.

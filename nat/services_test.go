@@ -168,7 +168,7 @@ func (s *scene) ask(question string) string {
 	case nat.Unallocated:
 		return "drop unallocated"
 	}
-	list, refusal := f.Backends(origin, &tuple)
+	list, refusal := f.Backends(origin, &tuple.Src)
 	switch refusal {
 	case nat.NoEndpoints:
 		return "reject no-endpoints"

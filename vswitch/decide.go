@@ -93,6 +93,9 @@ func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *n
 		d.masquerade(&w)      // 6. masquerade
 		r = d.remember(&w, f) // 7. remember
 	}
+	if r == Answered && d.rec != nil {
+		d.masquerade(&w) // the node, which nobody listens for here, would hear it translated
+	}
 	if r == Forwarded {
 		d.fill(w.hop, f)
 		f.Translate(&w.came, &w.to)
@@ -311,6 +314,9 @@ func (d *decider) masquerade(w *passage) {
 		w.to.Src = d.tables.own(&w.to.Dst)
 		d.did("masquerade", "the source becomes {addr}", "", &w.to.Src)
 	}
+	if d.rec != nil {
+		d.rec.Masqueraded = w.masquerade
+	}
 }
 
 // fill writes what the packets of the flow need on their way to hop.
@@ -334,7 +340,6 @@ func (d *decider) remember(w *passage, f *nat.Flow) Reason {
 		} else {
 			d.did("conntrack", "the first packet of a connection", "", nil)
 		}
-		d.rec.Masqueraded = w.masquerade
 		return Forwarded
 	}
 	id := w.conn.ID

@@ -66,7 +66,11 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	if !begins && w.origin == nat.FromIngress { // the other node has checked all else
 		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
 	}
-	backends, refusal := front.Backends(w.origin, &w.came)
+	client := w.came.Src
+	if client == w.came.Dst { // a node that has the balancer's address for its own speaks as it
+		client = d.tables.own(&client)
+	}
+	backends, refusal := front.Backends(w.origin, &client)
 	switch refusal {
 	case nat.NotInRange:
 		return d.drop(SourceRange, "service", "{name} does not let in {addr}", s.Name, &w.came.Src)
@@ -79,7 +83,7 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
 	}
 	b := d.choose(s, backends, w)
-	d.chose(front, backends, b)
+	d.chose(front, w.origin, backends, b)
 	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
 	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) ||
 		d.tables.MasqueradeAll && front.Kind == nat.ClusterIP && w.origin != nat.FromIngress

@@ -36,7 +36,8 @@ type Explanation struct {
 	Reason Reason
 	// Hop is where the packet goes next; nil if it dies here.
 	Hop *fib.Hop
-	// Tuple names the packet as it goes on or, if it does not, as it came.
+	// Tuple names the packet as it goes on or reaches the node itself or, if it
+	// does neither, as it came.
 	Tuple packet.Tuple
 	// Frame is the packet as it goes on; nil if it does not.
 	Frame []byte
@@ -99,6 +100,9 @@ func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Exp
 	var f nat.Flow
 	v := d.decide(b, p, info, &f)
 	e := Explanation{Reason: v.reason, Hop: v.hop, Tuple: p.Tuple}
+	if e.Reason == Answered {
+		e.Tuple = v.to
+	}
 	if e.Reason == Forwarded && p.WireLen() > int(v.hop.MTU) {
 		e.Reason = d.drop(TooBig, "mtu", "the packet is larger than the way to {name} takes", v.hop.Name, nil)
 	}
@@ -145,8 +149,17 @@ func (d *decider) did(stage, text, name string, addr *packet.Addr) {
 	d.rec.Steps = append(d.rec.Steps, Step{stage, strings.NewReplacer("{name}", name, "{addr}", a).Replace(text)})
 }
 
+// choiceWords say in a trace which endpoints a service had to choose from.
+var choiceWords = [...]struct{ only, of string }{
+	nat.OfAll:   {"its only endpoint", "one of %d endpoints"},
+	nat.OfZone:  {"the only endpoint that hints give to this zone", "one of %d endpoints that hints give to this zone"},
+	nat.OfNode:  {"the only endpoint that hints give to this node", "one of %d endpoints that hints give to this node"},
+	nat.OfLocal: {"the only endpoint on this node, as policy is Local", "one of %d endpoints on this node, as policy is Local"},
+	nat.OfHere:  {"the only endpoint on this node", "one of %d endpoints on this node"},
+}
+
 // chose records a choice of service.
-func (d *decider) chose(f *nat.Frontend, from []nat.Backend, b *nat.Backend) {
+func (d *decider) chose(f *nat.Frontend, origin nat.Origin, from []nat.Backend, b *nat.Backend) {
 	if d.rec == nil {
 		return
 	}
@@ -154,9 +167,13 @@ func (d *decider) chose(f *nat.Frontend, from []nat.Backend, b *nat.Backend) {
 	for i := range from {
 		d.rec.Backends = append(d.rec.Backends, from[i].AddrPort())
 	}
-	of := "its only endpoint"
+	why := f.Why(origin)
+	of := choiceWords[why&^nat.Ending].only
 	if n := len(from); n > 1 {
-		of = fmt.Sprintf("one of %d endpoints", n)
+		of = fmt.Sprintf(choiceWords[why&^nat.Ending].of, n)
+	}
+	if why&nat.Ending != 0 {
+		of += ", where none is ready and what ends still serves"
 	}
 	if f.Service.Affinity > 0 {
 		of += ", the client's own for a while"

@@ -25,7 +25,7 @@ its pods, unless some are given.
 All of it is applied, or nothing. Only a policy with a fault, where there is none of its
 name, isolates the pods that it selects, until it is corrected or deleted. A range that has nothing left to give is no error: the
 Service is created, says so in 'vswitch get services -o wide' and 'vswitch status', and
-gets its address when there is one.
+gets its address when there is one; apply warns of it.
 
 It returns when all nodes that are ready go by the services and endpoints that follow, or
 after two seconds with a warning. What takes longer, such as the start of a pod's process,
@@ -50,6 +50,9 @@ Exit codes: 0 applied, 1 it failed, 2 the input is wrong.`,
 			}
 			for _, r := range results {
 				fmt.Fprintln(c.OutOrStdout(), r)
+				for _, text := range r.Lacks {
+					fmt.Fprintln(c.ErrOrStderr(), "warning:", text)
+				}
 			}
 			if wait {
 				if err := client.WaitInForce(c.Context()); err != nil {

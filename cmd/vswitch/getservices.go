@@ -25,7 +25,7 @@ func serviceRows(s *lab.State, _ []lab.Node) (rows []row) {
 			clusterIP = "None"
 		}
 		rows = append(rows, objectRow(&v.Meta, "", v, v, v.Namespace, v.Name, string(v.Type), clusterIP,
-			externalOf(v), portsOf(v.Ports), since(v.Created), labelsOf(v.Selector), whyOf(v.Conditions)))
+			externalOf(v), portsOf(v.Ports), since(v.Created), labelsOf(v.Selector), strings.Join(v.Lacks(), "; ")))
 	}
 	return rows
 }
@@ -81,17 +81,6 @@ func labelsOf(m map[string]string) string {
 		out = append(out, k+"="+m[k])
 	}
 	return strings.Join(out, ",")
-}
-
-// whyOf are the conditions that are not as they should be.
-func whyOf(list []cluster.Condition) string {
-	var out []string
-	for _, c := range list {
-		if !c.True {
-			out = append(out, cmp.Or(c.Message, c.Reason))
-		}
-	}
-	return strings.Join(out, "; ")
 }
 
 var endpointsHeader = []string{"NAMESPACE", "NAME", "ENDPOINTS", "AGE", "NOT-READY"}

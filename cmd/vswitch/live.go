@@ -30,7 +30,7 @@ func summarize(s *lab.State) summary {
 		sum["pod "+p.Key().String()] = words(fmt.Sprintf("is %s, %s ready", podStatus(p), podReady(p)), reason)
 	}
 	for _, v := range s.Services {
-		sum["service "+v.Key().String()] = words("is "+serviceAt(v), whyOf(v.Conditions))
+		sum["service "+v.Key().String()] = words("is "+serviceAt(v), strings.Join(v.Lacks(), "; "))
 	}
 	return sum
 }

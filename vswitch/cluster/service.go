@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 )
@@ -91,6 +92,16 @@ type Service struct {
 	PublishNotReady bool          `json:"publishNotReady,omitempty"`
 	Distribution    Distribution  `json:"distribution,omitempty"`
 	Conditions      []Condition   `json:"conditions,omitempty"`
+}
+
+// Lacks says what could not be done as the service asks, a sentence each.
+func (s *Service) Lacks() (list []string) {
+	for _, c := range s.Conditions {
+		if !c.True {
+			list = append(list, cmp.Or(c.Message, c.Reason))
+		}
+	}
+	return list
 }
 
 // ServicePort is one port of a service.

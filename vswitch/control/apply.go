@@ -16,6 +16,9 @@ type Result struct {
 	// Action is "created", "configured", "unchanged", "replaced" or "deleted";
 	// of Isolate "isolated" or "kept".
 	Action string `json:"action"`
+	// Lacks is what could not be done as the object asks, a sentence each that
+	// names it and where it was read.
+	Lacks []string `json:"lacks,omitempty"`
 }
 
 // String returns the line that kubectl would print: "pod/web-1 created".
@@ -49,7 +52,31 @@ func (c *Controller) Apply(o *cluster.Objects, opts ApplyOptions) ([]Result, err
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.applied = true
+	state := c.store.State()
+	for i := range results {
+		if r := &results[i]; r.Kind == cluster.KindService {
+			r.lacking(state.Service(r.Key))
+		}
+	}
 	return results, nil
+}
+
+// lacking notes what a service, which may be gone again, lacks.
+func (r *Result) lacking(v *cluster.Service) {
+	if v == nil {
+		return
+	}
+	for _, text := range v.Lacks() {
+		r.Lacks = append(r.Lacks, sourced(&v.Meta, r.Ref.String()+": "+text))
+	}
+}
+
+// sourced puts the place where an object was read before what is said of it.
+func sourced(m *cluster.Meta, text string) string {
+	if m.Source == "" {
+		return text
+	}
+	return m.Source + ": " + text
 }
 
 type applying struct {
@@ -95,16 +122,13 @@ func (a *applying) all(o *cluster.Objects) {
 }
 
 func (a *applying) done(kind cluster.Kind, m *cluster.Meta, action string) {
-	a.results = append(a.results, Result{cluster.Ref{Kind: kind, Key: m.Key()}, action})
+	a.results = append(a.results, Result{Ref: cluster.Ref{Kind: kind, Key: m.Key()}, Action: action})
 }
 
 // refuse notes that an object cannot be applied. The message begins with where
 // it was read.
 func (a *applying) refuse(kind cluster.Kind, m *cluster.Meta, field, format string, args ...any) {
-	text := string(kind) + " " + m.Key().String() + ": "
-	if m.Source != "" {
-		text = m.Source + ": " + text
-	}
+	text := sourced(m, string(kind)+" "+m.Key().String()+": ")
 	if field != "" {
 		text += field + ": "
 	}

@@ -22,7 +22,7 @@ func (c *Controller) Delete(refs []cluster.Ref) ([]Result, error) {
 				missing = append(missing, err)
 				continue
 			}
-			results = append(results, Result{r, "deleted"})
+			results = append(results, Result{Ref: r, Action: "deleted"})
 		}
 		return nil
 	})
@@ -150,7 +150,7 @@ func (a *applying) prune(o *cluster.Objects) {
 	}
 	for _, r := range all.Refs() {
 		if !keep[r] && a.remove(r) == nil {
-			a.results = append(a.results, Result{r, "deleted"})
+			a.results = append(a.results, Result{Ref: r, Action: "deleted"})
 		}
 	}
 }

@@ -44,12 +44,8 @@ func valueOf[T any](p *T) (v T) {
 func toEndpoint(e *discoveryv1.Endpoint, namespace string) cluster.Endpoint {
 	c := e.Conditions
 	out := cluster.Endpoint{
-		Addresses: parseAddrs(e.Addresses), Ready: c.Ready == nil || *c.Ready, Terminating: valueOf(c.Terminating),
-		Hostname: valueOf(e.Hostname), Node: valueOf(e.NodeName), Zone: valueOf(e.Zone),
-	}
-	out.Serving = out.Ready
-	if c.Serving != nil {
-		out.Serving = *c.Serving
+		Addresses: parseAddrs(e.Addresses), Ready: c.Ready == nil || *c.Ready, Serving: c.Serving == nil || *c.Serving,
+		Terminating: valueOf(c.Terminating), Hostname: valueOf(e.Hostname), Node: valueOf(e.NodeName), Zone: valueOf(e.Zone),
 	}
 	out.Pod, out.PodUID = toTarget(e.TargetRef, namespace)
 	if e.Hints != nil {

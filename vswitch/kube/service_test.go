@@ -190,7 +190,7 @@ endpoints: [{addresses: [a.example.com]}]
 		t.Errorf("names are not kept as they are: %s, %v", out, err)
 	}
 	s := o.EndpointSlices[0]
-	for i, want := range [][3]bool{{true, true, false}, {false, false, false}, {false, true, true}} {
+	for i, want := range [][3]bool{{true, true, false}, {false, true, false}, {false, true, true}} {
 		if e := s.Endpoints[i]; [3]bool{e.Ready, e.Serving, e.Terminating} != want {
 			t.Errorf("%s: %+v", e.Addresses[0], e)
 		}

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 
@@ -38,12 +37,7 @@ func nodeProblems(nodes []Node) (list []string) {
 func serviceProblems(s *cluster.State) (list []string) {
 	services, named := 0, 0
 	for svc := range s.Services.All() {
-		var lacks []string
-		for _, c := range svc.Conditions {
-			if !c.True {
-				lacks = append(lacks, cmp.Or(c.Message, c.Reason))
-			}
-		}
+		lacks := svc.Lacks()
 		if len(lacks) == 0 {
 			continue
 		}

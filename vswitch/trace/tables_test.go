@@ -74,3 +74,61 @@ func addrPorts(t *testing.T, list []string) (out []netip.AddrPort) {
 	slices.SortFunc(out, netip.AddrPort.Compare)
 	return out
 }
+
+// TestChoiceWords: a trace says which endpoints a service had to choose from, and why those.
+func TestChoiceWords(t *testing.T) {
+	c, _ := loadWith(t, servicetest.Nodes+`
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: x}
+spec: {type: NodePort, externalTrafficPolicy: Local, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: x, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.244.1.11], nodeName: node1, hints: {forZones: [{name: a}], forNodes: [{name: node1}]}}
+- {addresses: [10.244.2.11], nodeName: node2, hints: {forZones: [{name: b}], forNodes: [{name: node2}]}}
+- {addresses: [10.244.2.12], nodeName: node2, hints: {forZones: [{name: c}], forNodes: [{name: node2}]}}
+- {addresses: [10.244.3.11], nodeName: node3, hints: {forZones: [{name: c}], forNodes: [{name: node2}]}, conditions: {ready: false, terminating: true}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: all, namespace: x}
+spec: {type: NodePort, clusterIP: 10.96.0.11, ports: [{port: 80, nodePort: 30081}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: all-1, namespace: x, labels: {kubernetes.io/service-name: all}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [10.244.2.11], nodeName: node2}
+- {addresses: [10.244.2.12], nodeName: node2}
+`, agent.ServiceConfig{ExternalClient: agent.PreserveClient, CIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}})
+	for _, p := range []struct{ from, at, to, want string }{
+		{"10.244.1.9", "", "10.96.0.10:80", "the only endpoint that hints give to this node"},
+		{"10.244.2.9", "", "10.96.0.10:80", "one of 2 endpoints that hints give to this node"},
+		{"10.244.3.9", "", "10.96.0.10:80", "the only endpoint that hints give to this zone"},
+		{"198.51.100.7", "node1", "172.29.0.1:30080", "the only endpoint on this node, as policy is Local"},
+		{"198.51.100.7", "node2", "172.29.0.2:30080", "one of 2 endpoints on this node, as policy is Local"},
+		{"198.51.100.7", "node3", "172.29.0.3:30080", "the only endpoint on this node, as policy is Local, where none is ready and what ends still serves"},
+		{"198.51.100.7", "node1", "172.29.0.1:30081", "one of 2 endpoints; one of 2 endpoints on this node"},
+	} {
+		r, err := c.Trace(t.Context(), Probe{From: p.from, At: p.at, To: p.to})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var said []string
+		for _, h := range r.Hops {
+			if _, of, ok := strings.Cut(h.Did, ":8080, "); ok && h.Stage == "service" {
+				said = append(said, of)
+			}
+		}
+		if got := strings.Join(said, "; "); got != p.want {
+			t.Errorf("%s to %s: %q, want %q", p.from, p.to, got, p.want)
+		}
+	}
+}
