@@ -42,8 +42,8 @@ func (r *rule) String() string { return r.policy.String() + " rule " + itoa(r.in
 // "NetworkPolicy x/allow-web rule 0 lets in pods with app=web of namespace x".
 func (v Verdict) Why() string {
 	switch {
-	case v.Unknown:
-		return "nobody has said yet which pod has " + v.addr.Netip().String()
+	case v.Unknown && v.Pending:
+		return v.whyUnknown()
 	case v.Pending:
 		return "the policies of the pod are not compiled yet"
 	case v.by == nil && v.pod == nil && v.Allowed:
@@ -69,6 +69,15 @@ func (v Verdict) Why() string {
 		s += " (" + r.spec.Name + ")"
 	}
 	return s + " " + v.verb(r.action == accept) + " " + v.matchedPeer(r) + describePorts(r, v)
+}
+
+// whyUnknown says why it matters who has an address.
+func (v Verdict) whyUnknown() string {
+	s := "nobody has said yet which pod has " + v.addr.Netip().String()
+	if v.unless == nil {
+		return s
+	}
+	return s + ", and " + v.unless.rule.String() + " may be about that one"
 }
 
 // whyIsolated names the policies that no rule of which lets the packet pass.
