@@ -104,11 +104,11 @@ func (b *builder) count(t *decision) {
 	if t.action != deny {
 		return
 	}
-	name := t.policyName()
-	t.counter = slices.Index(b.draft.deniers, name)
+	who := newDenier(t.policies())
+	t.counter = slices.IndexFunc(b.draft.deniers, func(d denier) bool { return d.key == who.key })
 	if t.counter < 0 {
 		t.counter = len(b.draft.deniers)
-		b.draft.deniers = append(b.draft.deniers, name)
+		b.draft.deniers = append(b.draft.deniers, who)
 	}
 }
 

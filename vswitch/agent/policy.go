@@ -87,7 +87,7 @@ func (n *Node) PolicyState(reports bool) PolicyState {
 		s.Established = CutEstablished
 	}
 	for _, d := range n.policies.compiler.Set().Drops() {
-		s.Drops = append(s.Drops, PolicyDrop{Policy: d.Policy, Pod: d.Pod.String(), Direction: d.Direction.String(), Packets: d.Packets})
+		s.Drops = append(s.Drops, PolicyDrop{Policy: d.Policy, Pod: d.Pod.String(), Direction: d.Direction.String(), Packets: d.Packets, Shared: d.Shared})
 	}
 	if !reports {
 		return s
