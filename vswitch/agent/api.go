@@ -272,7 +272,11 @@ type PolicyDrop struct {
 	Policy    string `json:"policy"`
 	Pod       string `json:"pod"`       // "shop/web-1"
 	Direction string `json:"direction"` // "egress" or "ingress", as the pod sees it
-	Packets   uint64 `json:"packets"`
+	// Packets are all that the policy dropped. What no NetworkPolicy lets pass is
+	// dropped by every one that isolates the pod: Shared are those of Packets that
+	// other policies dropped as well.
+	Packets uint64 `json:"packets"`
+	Shared  uint64 `json:"shared,omitempty"`
 }
 
 // KeyRequest is about the gossip keyring of all live nodes.

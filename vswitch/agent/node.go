@@ -339,7 +339,7 @@ func (n *Node) setSelf() {
 	n.compiler.SetSelf(s)
 	n.serviceNodes()
 	if n.cfg.Control != "" {
-		n.policies.SetRanges(n.cfg.ClusterCIDRs, n.ranges())
+		n.settleRanges()
 		if !n.deaf {
 			n.compiler.SetPolicies(n.policies)
 		}
