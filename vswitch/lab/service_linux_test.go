@@ -286,8 +286,20 @@ func TestB25LocalRollingUpdate(t *testing.T) {
 }
 
 // TestB04NodesDie: requests and connections through services go on when the
-// processes of the nodes are killed.
+// processes of the nodes are killed, and are back before they are missed. On a
+// machine that takes too long for that it is tried again.
 func TestB04NodesDie(t *testing.T) {
+	for range 5 {
+		if nodesDie(t) {
+			return
+		}
+		t.Log("a node was given up before it was back")
+	}
+	t.Error("this machine is too slow for this test: it takes more than a second to restart a node, each time")
+}
+
+// nodesDie reports whether the killed nodes were back before they were missed.
+func nodesDie(t *testing.T) bool {
 	exe := thisProgram(t)
 	c := clusterOf(t, 2, clientPods+fmt.Sprintf(webService, "one", "")+"---"+fmt.Sprintf(ticksService, exe))
 	url := "http://" + serviceAt(t, c, "web", "80") + "/"
@@ -297,14 +309,29 @@ func TestB04NodesDie(t *testing.T) {
 		holds = append(holds, inBackground(t, c, ExecRequest{Pod: pod, Command: []string{exe, "test-hold", serviceAt(t, c, "ticks", "80")}}))
 	}
 	time.Sleep(300 * time.Millisecond)
-	for _, n := range []string{"node1", "node2"} {
+	nodes := []string{"node1", "node2"}
+	for _, n := range nodes {
 		if err := c.KillNode(t.Context(), n); err != nil {
 			t.Fatal(err)
 		}
 		waitReady(t, c)
 		time.Sleep(300 * time.Millisecond)
 	}
+	missed := false
+	for _, n := range nodes {
+		log, err := c.Logs(t.Context(), LogRequest{Node: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		said, _ := io.ReadAll(log)
+		log.Close()
+		missed = missed || strings.Contains(string(said), "how=failed")
+	}
 	for _, l := range loads {
+		if missed {
+			l.end(t)
+			continue
+		}
 		noneFailed(t, l, 8)
 	}
 	for _, h := range holds {
@@ -312,8 +339,9 @@ func TestB04NodesDie(t *testing.T) {
 		if err := json.Unmarshal([]byte(h.end(t)), &r); err != nil {
 			t.Fatalf("%v: %s", err, h.out)
 		}
-		if r.Resets > 0 || r.Connections != 12 || r.Ticks < 12 {
+		if !missed && (r.Resets > 0 || r.Connections != 12 || r.Ticks < 12) {
 			t.Errorf("of %d connections %d ended, %d ticks came", r.Connections, r.Resets, r.Ticks)
 		}
 	}
+	return !missed
 }
