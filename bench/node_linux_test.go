@@ -64,7 +64,7 @@ func startNode(tb testing.TB, i, pods int) int {
 
 	client := agent.NewClient(filepath.Join(dir, "node.sock"))
 	tb.Cleanup(client.Close)
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		st, err := client.Status(tb.Context())
 		if err == nil && st.Ready && st.Peers == i-1 {
 			break

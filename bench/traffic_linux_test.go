@@ -192,7 +192,7 @@ func (j job) send() error {
 	start := time.Now()
 	for i := range j.Streams {
 		wg.Go(func() {
-			c, err := net.DialTimeout("tcp", j.Addr.String(), 5*time.Second)
+			c, err := net.DialTimeout("tcp", j.Addr.String(), 30*time.Second)
 			if err != nil {
 				errs[i] = err
 				return
@@ -247,7 +247,7 @@ func (j job) connect() error {
 
 // request connects, asks, and reads the answer to its end.
 func (j job) request() error {
-	c, err := net.DialTimeout("tcp", j.Addr.String(), 5*time.Second)
+	c, err := net.DialTimeout("tcp", j.Addr.String(), 30*time.Second)
 	if err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func (j job) request() error {
 
 // ping sends one small message after the other and waits for each to come back.
 func (j job) ping() error {
-	c, err := net.DialTimeout("tcp", j.Addr.String(), 5*time.Second)
+	c, err := net.DialTimeout("tcp", j.Addr.String(), 30*time.Second)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // patience is how long a test waits for a datagram on this machine.
-const patience = 5 * time.Second
+const patience = 30 * time.Second
 
 // bell waits for a Notifier.
 func bell(n port.Notifier) func() bool {

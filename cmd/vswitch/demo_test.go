@@ -59,7 +59,7 @@ func hangUp(c net.Conn) { c.Close() }
 func TestAsk(t *testing.T) {
 	var d net.Dialer
 	to := pods(t, named("default/a"), hangUp, named("default/b"))
-	got := ask(context.Background(), d.DialContext, to, 3, 5*time.Second)
+	got := ask(context.Background(), d.DialContext, to, 3, time.Minute)
 	if len(got) != 3 || got[0].Pod != "default/a" || got[1].Error == "" || got[2].Pod != "default/b" {
 		t.Fatalf("got %+v", got)
 	}

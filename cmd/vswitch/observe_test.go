@@ -32,7 +32,7 @@ func TestObserveOutlivesANode(t *testing.T) {
 	})}
 	go func() { _ = srv.Serve(l) }()
 	defer srv.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	o := &observeOptions{filter: agent.EventFilter{Verdicts: []agent.EventVerdict{agent.EventDropped}}}
 	w := &watcher{observeOptions: o, events: make(chan agent.Event)}

@@ -25,7 +25,7 @@ import (
 // they may use
 //
 //	exits CODE COMMAND...         like exec, with an exact exit code
-//	eventually COMMAND...         exec until it succeeds, ten seconds at most
+//	eventually COMMAND...         exec until it succeeds, a minute at most
 //	addresses NAME NAMESPACE/POD  sets $NAME4 and $NAME6 to the pod's addresses
 //	checksums FILE                counts the transport checksums of a pcap file
 //
@@ -121,7 +121,7 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: eventually COMMAND...")
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		err := ts.Exec(args[0], args[1:]...)
 		if err == nil {
 			return

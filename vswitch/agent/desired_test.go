@@ -42,7 +42,7 @@ func TestRevisions(t *testing.T) {
 			t.Errorf("told of %d, want 7", rev)
 		}
 		r.enforce(1) // by another writer, who counts anew
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if _, err := r.wait(ctx, 2); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("waiting for what does not come: %v", err)

@@ -184,12 +184,12 @@ func (s *site) ping(t *testing.T) {
 		to = append(to, hostAddrs(i)...)   // its own host
 		to = append(to, hostAddrs(1-i)...) // the other host
 		for _, a := range to {
-			if out, err := run(s.podNS[i], "ping", "-n", "-c1", "-W5", a.String()); err != nil {
+			if out, err := run(s.podNS[i], "ping", "-n", "-c1", "-W30", a.String()); err != nil {
 				t.Errorf("pod%d: %s", i+1, out)
 			}
 		}
 		for _, a := range append(slices.Clone(s.pods[0].IPs), s.pods[1].IPs...) {
-			if out, err := run(s.host[i], "ping", "-n", "-c1", "-W5", a.String()); err != nil {
+			if out, err := run(s.host[i], "ping", "-n", "-c1", "-W30", a.String()); err != nil {
 				t.Errorf("host %d: %s", i+1, out)
 			}
 		}
@@ -281,7 +281,7 @@ func bulk(from, to string, ip netip.Addr, size int64) error {
 func (s *site) tooBig(t *testing.T) {
 	says := func(size int, to netip.Addr, want string) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			out, err := run(s.podNS[0], "ping", "-n", "-c1", "-W1", "-Mdo", fmt.Sprint("-s", size), to.String())
 			if err == nil || !strings.Contains(strings.ReplaceAll(out, " ", ""), want) {
 				return fmt.Errorf("ping of %d bytes: %v, want %s:\n%s", size, err, want, out)
@@ -369,7 +369,7 @@ func (s *site) change(t *testing.T) {
 		t.Errorf("a node that was stopped leaves %v", rs)
 	}
 	s.wantRoutes(0, 10*time.Second, localRoutes...)
-	if out, err := run(s.podNS[0], "ping", "-n", "-c1", "-W2", s.pods[1].IPs[0].String()); err == nil || !strings.Contains(out, "Unreachable") {
+	if out, err := run(s.podNS[0], "ping", "-n", "-c1", "-W30", s.pods[1].IPs[0].String()); err == nil || !strings.Contains(out, "Unreachable") {
 		t.Errorf("to a pod of a node that left: %s", out)
 	}
 	s.nodes[1] = startNode(t, s.host[1], s.cfg[1])
@@ -459,7 +459,7 @@ func TestDirectAdopted(t *testing.T) {
 	})
 	n.ready(0)
 	gw := Gateway(c.PodCIDRs[0])
-	if out, err := run(s.host[0], "ping", "-n", "-c1", "-W5", gw.String()); err != nil {
+	if out, err := run(s.host[0], "ping", "-n", "-c1", "-W30", gw.String()); err != nil {
 		t.Errorf("the host does not reach the switch: %s", out)
 	}
 	n.stop(syscall.SIGTERM)
@@ -478,7 +478,7 @@ func TestDirectMixed(t *testing.T) {
 	}
 	for i, n := range s.nodes {
 		n.ready(0)
-		eventually(t, 20*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			st, err := n.Status(context.Background())
 			if want := fmt.Sprintf("node node%d is in mode %s", 2-i, s.cfg[1-i].Overlay.Mode); err != nil || !slices.ContainsFunc(st.Problems, func(p string) bool { return strings.Contains(p, want) }) {
 				return fmt.Errorf("problems of node%d: %q, %v; want %q", i+1, st.Problems, err, want)

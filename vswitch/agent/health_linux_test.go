@@ -77,10 +77,10 @@ func dialIn(ns string, within time.Duration, to netip.AddrPort) (conn net.Conn, 
 
 // ask makes a request from a namespace and returns status, weight and body.
 func ask(ns string, to netip.AddrPort) (string, error) {
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			return dialIn(ns, 5*time.Second, to)
+			return dialIn(ns, 30*time.Second, to)
 		},
 	}}
 	res, err := client.Get("http://" + to.String() + "/healthz")
@@ -128,7 +128,7 @@ func TestHealthCheckNodePort(t *testing.T) {
 	pod := l.node.pod(r)
 	problem := func(want string) {
 		t.Helper()
-		eventually(t, 10*time.Second, func() error {
+		eventually(t, time.Minute, func() error {
 			s, err := l.node.Status(context.Background())
 			if err == nil && (want == "" && len(s.Problems) > 0 || !strings.Contains(strings.Join(s.Problems, "\n"), want)) {
 				err = fmt.Errorf("problems %q, want %q", s.Problems, want)
@@ -139,7 +139,7 @@ func TestHealthCheckNodePort(t *testing.T) {
 	answers := func(port uint16, want string) {
 		t.Helper()
 		for _, a := range l.cfg.Addresses {
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, time.Minute, func() error {
 				got, err := ask(pod.NetNS, netip.AddrPortFrom(a, port))
 				if err == nil && got != want {
 					err = fmt.Errorf("%s answers %s, want %s", a, got, want)
@@ -151,7 +151,7 @@ func TestHealthCheckNodePort(t *testing.T) {
 	refused := func(port uint16) {
 		t.Helper()
 		for _, a := range l.cfg.Addresses {
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, time.Minute, func() error {
 				if got, err := ask(pod.NetNS, netip.AddrPortFrom(a, port)); !errors.Is(err, syscall.ECONNREFUSED) {
 					return fmt.Errorf("port %d of %s answers %s, error %v", port, a, got, err)
 				}
@@ -222,7 +222,7 @@ func TestSilentUntilFed(t *testing.T) {
 	stop()
 	l.node.stop(syscall.SIGKILL)
 	l.node = startNode(t, l.ns, l.cfg)
-	eventually(t, 30*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		s, err := l.node.Status(context.Background())
 		if err == nil && (s.Ready || !strings.Contains(strings.Join(s.Problems, "\n"), "until it tells what services and policies there are, the node is not ready")) {
 			err = fmt.Errorf("ready %v, problems %q", s.Ready, s.Problems)

@@ -34,12 +34,12 @@ func TestHealthPorts(t *testing.T) {
 	at := netip.AddrPortFrom(home[0], freePort(t))
 	dial := func() net.Conn {
 		t.Helper()
-		c, err := net.DialTimeout("tcp4", at.String(), 5*time.Second)
+		c, err := net.DialTimeout("tcp4", at.String(), 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		return c

@@ -159,7 +159,7 @@ func (p *process) stop(s syscall.Signal) {
 // ready waits until the node knows that many others and gives out addresses.
 func (p *process) ready(peers int) {
 	p.t.Helper()
-	eventually(p.t, 30*time.Second, func() error {
+	eventually(p.t, time.Minute, func() error {
 		select {
 		case <-p.exited:
 			return errors.New("the node ended")

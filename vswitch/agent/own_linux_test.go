@@ -81,7 +81,7 @@ func TestOwn(t *testing.T) {
 func talk(t *testing.T, ns string, to []netip.Addr) {
 	t.Helper()
 	for _, a := range to {
-		if out, err := run(ns, "ping", "-n", "-c1", "-W5", a.String()); err != nil {
+		if out, err := run(ns, "ping", "-n", "-c1", "-W30", a.String()); err != nil {
 			t.Errorf("ping %s: %s", a, out)
 		}
 	}

@@ -197,8 +197,8 @@ func (m *machine) transmit(stop chan struct{}) {
 func (m *machine) reaches(t *testing.T, as ...netip.Addr) {
 	t.Helper()
 	for _, a := range as {
-		eventually(t, 15*time.Second, func() error {
-			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		eventually(t, time.Minute, func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 			defer cancel()
 			_, err := m.Ping(ctx, a, 100)
 			return err
@@ -234,7 +234,7 @@ func (l *lone) restart(t *testing.T) {
 // named returns a pod of the node.
 func (l *lone) named(t *testing.T, name string) (found PodStatus) {
 	t.Helper()
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		pods, err := l.node.Pods(context.Background())
 		for _, p := range pods {
 			if p.Namespace+"/"+p.Name == name {
@@ -343,7 +343,7 @@ func TestMachines(t *testing.T) {
 				t.Helper()
 				m.reaches(t, append(p.Gateways, l.pod.IPs...)...)
 				for _, ip := range p.IPs {
-					if out, err := run(l.pod.NetNS, "ping", "-n", "-c1", "-W5", ip.String()); err != nil {
+					if out, err := run(l.pod.NetNS, "ping", "-n", "-c1", "-W30", ip.String()); err != nil {
 						t.Errorf("from the pod: %s", out)
 					}
 				}
@@ -379,7 +379,7 @@ func TestDevices(t *testing.T) {
 			talk := func() {
 				t.Helper()
 				for _, a := range append(p.Gateways, l.pod.IPs...) {
-					if out, err := run(p.NetNS, "ping", "-n", "-c1", "-W5", a.String()); err != nil {
+					if out, err := run(p.NetNS, "ping", "-n", "-c1", "-W30", a.String()); err != nil {
 						t.Errorf("from the device: %s", out)
 					}
 				}

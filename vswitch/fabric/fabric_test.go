@@ -119,7 +119,7 @@ func echo(ctx context.Context, from *stackPod, network string, to netip.Addr, po
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
 	sent := make([]byte, size)
@@ -216,7 +216,7 @@ func TestCrashedNode(t *testing.T) {
 		c.Close()
 		t.Fatal("a pod of a lost node answers")
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("silence for %s", took)
 	}
 	f.Return("node2")

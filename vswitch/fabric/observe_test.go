@@ -32,7 +32,7 @@ func (w *world) watch(f agent.EventFilter) (await func(n int) []agent.Event) {
 		}
 	})
 	return func(n int) (events []agent.Event) {
-		late := time.After(20 * time.Second)
+		late := time.After(time.Minute)
 		for n > 0 {
 			select {
 			case e := <-heard:

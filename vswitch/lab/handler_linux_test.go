@@ -37,9 +37,10 @@ func touch(t *testing.T, dir, name string) {
 	}
 }
 
-// quick is a probe that is made every second.
+// quick is a probe that is made every second, and waits as long as a slow machine
+// may take.
 func quick(h cluster.Handler) *cluster.Probe {
-	return &cluster.Probe{Handler: h, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 1}
+	return &cluster.Probe{Handler: h, Period: time.Second, Timeout: 30 * time.Second, SuccessThreshold: 1, FailureThreshold: 1}
 }
 
 func podEventually(t *testing.T, c *Client, name string, cond func(p *cluster.Pod) bool) (p *cluster.Pod) {
@@ -65,6 +66,7 @@ func TestProbes(t *testing.T) {
 	server.Containers[0].Ports = []cluster.ContainerPort{{Name: "web", Port: 8080, Protocol: 6}}
 	server.Containers[0].Readiness = quick(cluster.Handler{HTTP: &cluster.HTTPGet{PortName: "web", Path: "/ready"}})
 	server.Containers[0].Liveness = quick(cluster.Handler{HTTP: &cluster.HTTPGet{Port: 8080, Path: "/live"}})
+	server.Containers[0].Liveness.FailureThreshold = 5 // it takes its time to listen
 	touch(t, dir, "live")
 	// The command is found in the container, and the file is seen from there.
 	command := newTestPod("command", "sleep", "1000")
@@ -79,7 +81,7 @@ func TestProbes(t *testing.T) {
 	lost := newTestPod("lost", "sleep", "1000")
 	lost.Containers[0].Readiness = quick(cluster.Handler{Exec: []string{"no-such-program"}})
 	o := options(server, command, tcp, lost)
-	o.Wait = time.Second // not all become ready
+	o.Wait = 5 * time.Second // not all become ready
 	c := start(t, o)
 
 	podEventually(t, c, "tcp", func(p *cluster.Pod) bool { return p.Ready })
@@ -103,15 +105,18 @@ func TestProbes(t *testing.T) {
 	podEventually(t, c, "server", func(p *cluster.Pod) bool { return p.Restarts > 0 })
 	touch(t, dir, "live")
 	podEventually(t, c, "server", func(p *cluster.Pod) bool { return p.Statuses[0].Running })
-	log, err := c.Logs(t.Context(), LogRequest{Namespace: "shop", Pod: "server", LogOptions: LogOptions{Previous: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	said, _ := io.ReadAll(log)
-	log.Close()
-	if !strings.Contains(string(said), "/ready 172.29.0.1 vswitch-probe/") || !strings.Contains(string(said), "/live 172.29.0.1 vswitch-probe/") {
-		t.Errorf("the server was asked by\n%s", said)
-	}
+	eventually(t, func() string {
+		log, err := c.Logs(t.Context(), LogRequest{Namespace: "shop", Pod: "server", LogOptions: LogOptions{Previous: true}})
+		if err != nil {
+			return err.Error()
+		}
+		defer log.Close()
+		said, _ := io.ReadAll(log)
+		if !strings.Contains(string(said), "/ready 172.29.0.1 vswitch-probe/") || !strings.Contains(string(said), "/live 172.29.0.1 vswitch-probe/") {
+			return fmt.Sprintf("the server was asked by\n%s", said)
+		}
+		return ""
+	})
 
 	// Nothing else is asked before the startup probe has succeeded.
 	if p := getPod(t, c, "command"); p.Ready || !p.Statuses[0].Running || p.Phase != cluster.PodRunning {
@@ -130,6 +135,7 @@ func TestPreStop(t *testing.T) {
 	order := filepath.Join(dir, "order")
 	trap := sh(fmt.Sprintf("trap 'echo term >>%s; exit 0' TERM; touch %s/up; while :; do sleep 0.02; done", order, dir))
 	hook := newTestPod("hook", trap...)
+	hook.GracePeriod = time.Minute
 	hook.Containers[0].PreStop = &cluster.Handler{Exec: sh(fmt.Sprintf("sleep 0.1; echo $NAME >>%s", order))}
 	hook.Containers[0].Env = []string{"NAME=hook"}
 	slow := newTestPod("slow", "sleep", "1000")
@@ -176,7 +182,7 @@ func TestPostStart(t *testing.T) {
 	bad := newTestPod("bad", "sleep", "1000")
 	bad.Containers[0].PostStart = &cluster.Handler{Exec: sh("echo no luck; exit 3")}
 	o := options(good, bad)
-	o.Wait = time.Second // they are not all well
+	o.Wait = 5 * time.Second // they are not all well
 	c := start(t, o)
 	p := podEventually(t, c, "good", func(p *cluster.Pod) bool { return len(p.Statuses) == 1 && p.Statuses[0].Reason == "ContainerCreating" })
 	if s := p.Statuses[0]; s.Running || s.Ready || p.Ready {

@@ -85,10 +85,10 @@ func TestAskHTTP(t *testing.T) {
 			server = secure
 		}
 		addr := netip.MustParseAddrPort(server.Listener.Addr().String())
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if c.get.Path == "/hangs" {
 			cancel()
-			ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+			ctx, cancel = context.WithTimeout(t.Context(), 2*time.Second)
 		}
 		f := askHTTP(ctx, dialHere, &c.get, addr.Addr().String(), addr.Port())
 		cancel()

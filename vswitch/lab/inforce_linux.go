@@ -19,10 +19,12 @@ import (
 const (
 	// inForceWithin bounds what a command waits for its changes.
 	inForceWithin = 2 * time.Second
-	// leaveWithin bounds each of the two things that a pod waits for before it
-	// is told to end: that nobody chooses it any more, and that those who did a
-	// moment ago are done with it.
-	leaveWithin = time.Second
+	// Before a pod is told to end, it waits until nobody chooses it any more, for
+	// at most unchosenWithin, and then until those who did a moment ago are done
+	// with it, for at most drainWithin. The first takes long only on a machine
+	// that is out of breath, the second as long as clients like.
+	unchosenWithin = 5 * time.Second
+	drainWithin    = time.Second
 )
 
 // inForce waits until all nodes that are ready go by a revision of the State,
@@ -77,13 +79,13 @@ func (p *pod) leave(state *cluster.State) {
 	go func() {
 		defer p.stop()
 		began := time.Now()
-		within, cancel := context.WithTimeout(p.ctx, leaveWithin)
+		within, cancel := context.WithTimeout(p.ctx, unchosenWithin)
 		defer cancel()
 		if late := p.sup.waitNodes(within, state.Revision); late != "" {
 			p.log.Warn("pod ends though a node may still choose it", "node", late)
 		}
 		if n := p.sup.node(p.spec.Node); n != nil && n.notReady() == nil {
-			within, cancel := context.WithTimeout(p.ctx, leaveWithin)
+			within, cancel := context.WithTimeout(p.ctx, drainWithin)
 			defer cancel()
 			if err := n.client.WaitDrained(within, p.spec.Namespace, p.spec.Name); errors.Is(err, context.DeadlineExceeded) {
 				p.log.Info("pod ends though it has connections that began a moment ago")

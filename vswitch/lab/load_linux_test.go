@@ -42,7 +42,7 @@ func testLoad(url string) int {
 	var wg sync.WaitGroup
 	for i := range clients {
 		fresh := i%2 == 0
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: fresh}, Timeout: 10 * time.Second}
+		client := http.Client{Transport: &http.Transport{DisableKeepAlives: fresh}, Timeout: 20 * time.Second}
 		pause := 50 * time.Millisecond
 		if fresh {
 			pause = 5 * time.Millisecond
@@ -138,7 +138,7 @@ func (b *background) end(t testing.TB) string {
 	b.in.Close()
 	select {
 	case <-b.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the command does not end")
 	}
 	if b.err != nil || b.code != 0 {

@@ -124,9 +124,10 @@ func (n *node) run() {
 		why := n.runOnce()
 		wait := again.next(time.Since(began))
 		n.update(func() {
-			n.ready, n.problem = false, "its process ended: "+why
+			n.proc, n.ready, n.lacks, n.problem = nil, false, "", "its process ended: "+why
 			n.restarts++
 		})
+		n.sup.meet()
 		if n.ctx.Err() == nil {
 			n.log.Warn("node ended", "why", why, "again in", wait)
 			sleep(n.ctx, wait)
@@ -200,8 +201,6 @@ func (n *node) runOnce() string {
 	close(ended)
 	stopWatching()
 	<-watched // what it said last must not be noted when it has ended
-	n.update(func() { n.proc, n.ready, n.lacks = nil, false, "" })
-	n.sup.meet()
 	status := unix.WaitStatus(cmd.ProcessState.Sys().(syscall.WaitStatus))
 	if status.Signaled() {
 		return describe(status) // what it said last has nothing to do with it

@@ -17,33 +17,48 @@ import (
 	"vswitch/vswitch/cluster"
 )
 
-// testFirst sends a datagram from a new socket every 20 ms, the first one at
-// once, and prints a line for each: when it was sent, in Unix milliseconds, and
-// what came back.
+// firstPatience is how long testFirst waits for an answer.
+const firstPatience = 2 * time.Second
+
+// testFirst sends a datagram from a new socket every 50 ms, the first one at
+// once, and prints a line for each, in their order: when it was sent, in Unix
+// milliseconds, and what came back.
 func testFirst(addr string) int {
-	for buf := make([]byte, 1500); ; {
-		sent := time.Now()
-		n, err := 0, error(nil)
-		c, err := net.Dial("udp", addr)
-		if err == nil {
-			c.SetDeadline(sent.Add(100 * time.Millisecond))
-			if _, err = c.Write([]byte("hi")); err == nil {
-				n, err = c.Read(buf)
-			}
-			c.Close()
+	lines := make(chan chan string, 2*firstPatience/(50*time.Millisecond))
+	go func() {
+		for line := range lines {
+			fmt.Println(<-line)
 		}
-		what := string(buf[:n])
-		switch {
-		case errors.Is(err, unix.ECONNREFUSED):
-			what = "refused"
-		case err != nil && os.IsTimeout(err):
-			what = "silence"
-		case err != nil:
-			what = err.Error()
-		}
-		fmt.Printf("%d %s\n", sent.UnixMilli(), what)
-		time.Sleep(20 * time.Millisecond)
+	}()
+	for tick := time.NewTicker(50 * time.Millisecond); ; <-tick.C {
+		line := make(chan string, 1)
+		lines <- line
+		go func() { line <- first(addr) }()
 	}
+}
+
+func first(addr string) string {
+	buf := make([]byte, 1500)
+	sent := time.Now()
+	n, err := 0, error(nil)
+	c, err := net.Dial("udp", addr)
+	if err == nil {
+		c.SetDeadline(sent.Add(firstPatience))
+		if _, err = c.Write([]byte("hi")); err == nil {
+			n, err = c.Read(buf)
+		}
+		c.Close()
+	}
+	what := string(buf[:n])
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		what = "refused"
+	case err != nil && os.IsTimeout(err):
+		what = "silence"
+	case err != nil:
+		what = err.Error()
+	}
+	return fmt.Sprintf("%d %s", sent.UnixMilli(), what)
 }
 
 // isolated lets friends, and whoever a label of their namespace makes one, speak
@@ -129,11 +144,15 @@ func TestB21PolicyInCluster(t *testing.T) {
 		t.Helper()
 		apply(t, c, manifests(t, fmt.Sprintf(asker, name, role, node, exe, addr)))
 	}
+	for i := range 4 {
+		for _, node := range []string{"node1", "node2"} {
+			put(fmt.Sprintf("friend-%s-%d", node, i), "friend", node)
+			put(fmt.Sprintf("foe-%s-%d", node, i), "foe", node)
+		}
+	}
 	for _, node := range []string{"node1", "node2"} {
 		for i := range 4 {
 			friend, foe := fmt.Sprintf("friend-%s-%d", node, i), fmt.Sprintf("foe-%s-%d", node, i)
-			put(friend, "friend", node)
-			put(foe, "foe", node)
 			for k, a := range answers(t, c, friend, 5) {
 				if a.what != "web 9001" {
 					t.Errorf("%s, datagram %d: %s, want an answer", friend, k, a.what)
@@ -150,7 +169,14 @@ func TestB21PolicyInCluster(t *testing.T) {
 	between := func(pod string, from, to time.Time, want string) {
 		t.Helper()
 		n := 0
-		for _, a := range answers(t, c, pod, 1) {
+		var all []answered
+		eventually(t, func() string {
+			if all = answers(t, c, pod, 1); all[len(all)-1].sent.Before(to) {
+				return pod + " says nothing any more"
+			}
+			return ""
+		})
+		for _, a := range all {
 			if a.sent.Before(from) || !a.sent.Before(to) {
 				continue
 			}
@@ -165,10 +191,8 @@ func TestB21PolicyInCluster(t *testing.T) {
 	phase := func(change func()) (from, to time.Time) {
 		change()
 		from = time.Now()
-		time.Sleep(500 * time.Millisecond) // while it is in force
-		to = time.Now()
-		time.Sleep(150 * time.Millisecond) // for the last answer
-		return from, to
+		time.Sleep(time.Second) // while it is in force
+		return from, time.Now()
 	}
 	pods := []string{"foe-node1-0", "foe-node2-0"}
 	relabel := func(role string) func() {
@@ -217,16 +241,19 @@ func TestB21PolicyInCluster(t *testing.T) {
 	for _, p := range pods {
 		between(p, began, time.Now(), "silence")
 	}
-	drops := map[string]uint64{}
-	states, err := c.Policies(t.Context(), false)
-	for _, s := range states {
-		for _, d := range s.Drops {
-			if d.Policy == "NetworkPolicy shop/web" && d.Pod == "shop/web" && d.Direction == "ingress" {
-				drops[s.Node] += d.Packets
+	eventually(t, func() string {
+		drops := map[string]uint64{}
+		states, err := c.Policies(t.Context(), false)
+		for _, s := range states {
+			for _, d := range s.Drops {
+				if d.Policy == "NetworkPolicy shop/web" && d.Pod == "shop/web" && d.Direction == "ingress" {
+					drops[s.Node] += d.Packets
+				}
 			}
 		}
-	}
-	if err != nil || len(states) != 2 || drops["node1"] == 0 || drops["node2"] != 0 {
-		t.Errorf("the nodes tell of %+v, error %v; want drops of shop/web on node1, where it is", states, err)
-	}
+		if err != nil || len(states) != 2 || drops["node1"] == 0 || drops["node2"] != 0 {
+			return fmt.Sprintf("the nodes tell of %+v, error %v; want drops of shop/web on node1, where it is", states, err)
+		}
+		return ""
+	})
 }

@@ -54,11 +54,7 @@ func TestNodeSpace(t *testing.T) {
 	ping := func(from string, to *cluster.Node) {
 		t.Helper()
 		for _, ip := range to.Addresses {
-			r := place[from]
-			r.Command = []string{"ping", "-n", "-c", "1", "-W", "5", "-s", "20000", ip.String()}
-			if got, code := run(t, c, r, ""); code != 0 {
-				t.Errorf("ping from %s to %s: %s", from, ip, got)
-			}
+			echoes(t, c, place[from], ip.String(), "20000")
 		}
 	}
 	all := func() {

@@ -148,7 +148,7 @@ func TestDgramRestart(t *testing.T) {
 		if n != 1 || err != nil {
 			t.Fatalf("machine %d: Write = %d, %v", i, n, err)
 		}
-		if f, ok := vm.Recv(5 * time.Second); !ok || len(f.Data) != 1000 {
+		if f, ok := vm.Recv(30 * time.Second); !ok || len(f.Data) != 1000 {
 			t.Fatalf("machine %d got %v, %d bytes; want a frame of 1000", i, ok, len(f.Data))
 		}
 		if i%2 == 0 {

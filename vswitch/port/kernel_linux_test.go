@@ -171,7 +171,7 @@ func stream(t *testing.T, client, server *space, addr string) {
 		_, _ = c.Write(h.Sum(nil))
 	}()
 	var c net.Conn
-	client.do(func() { c, err = net.DialTimeout("tcp4", addr, 10*time.Second) })
+	client.do(func() { c, err = net.DialTimeout("tcp4", addr, 30*time.Second) })
 	if err != nil {
 		t.Fatal(err)
 	}

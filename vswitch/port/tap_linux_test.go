@@ -63,7 +63,7 @@ func TestTAPPersist(t *testing.T) {
 		if n, err := tap.Write(b, []uint16{0}); n != 1 || err != nil {
 			t.Fatalf("Write = %d, %v", n, err)
 		}
-		if got, ok := peer.Recv(5 * time.Second); !ok || !bytes.Equal(got.Data, f) {
+		if got, ok := peer.Recv(30 * time.Second); !ok || !bytes.Equal(got.Data, f) {
 			t.Fatal("the frame did not arrive")
 		}
 	}
@@ -207,7 +207,7 @@ func TestTAPDeleted(t *testing.T) {
 		if ev == 0 {
 			t.Error("the poll ended without an event")
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("nobody woke")
 	}
 	b := packet.NewBatch()
@@ -282,7 +282,7 @@ func TestTAPNamespace(t *testing.T) {
 	if n, err := o.tap.Write(b, []uint16{0}); n != 1 || err != nil {
 		t.Fatalf("Write = %d, %v", n, err)
 	}
-	if got, ok := o.peer.Recv(5 * time.Second); !ok || !bytes.Equal(got.Data, f) {
+	if got, ok := o.peer.Recv(30 * time.Second); !ok || !bytes.Equal(got.Data, f) {
 		t.Error("the frame did not arrive")
 	}
 }

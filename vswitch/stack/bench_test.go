@@ -79,7 +79,7 @@ func BenchmarkConnect(b *testing.B) {
 	}()
 	b.ResetTimer()
 	for range b.N {
-		c, err := w.ends[0].DialContext(context10(b), "tcp", "10.244.0.2:80")
+		c, err := w.ends[0].DialContext(limited(b), "tcp", "10.244.0.2:80")
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -17,7 +17,7 @@ func echoes(t *testing.T, s *Stack, to string, streams int, n int64, limit time.
 	t.Helper()
 	var wg sync.WaitGroup
 	for i := range streams {
-		c, err := s.DialContext(context10(t), "tcp", to)
+		c, err := s.DialContext(limited(t), "tcp", to)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ func TestLoopback(t *testing.T) {
 				serveEcho(t, s, net.JoinHostPort(host, "7"))
 				echoes(t, s, netip.AddrPortFrom(to, 7).String(), 32, 4<<20, time.Minute)
 				loopbackUDP(t, s, to, net.JoinHostPort(host, "53"))
-				if _, err := s.Ping(context10(t), to, 4000); err != nil {
+				if _, err := s.Ping(limited(t), to, 4000); err != nil {
 					t.Error(err)
 				}
 				if n := wakes.Load(); n != 0 {
@@ -39,7 +39,7 @@ func loopbackUDP(t *testing.T, s *Stack, to netip.Addr, bind string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.DialContext(context10(t), "udp", netip.AddrPortFrom(to, 53).String())
+	c, err := s.DialContext(limited(t), "udp", netip.AddrPortFrom(to, 53).String())
 	if err != nil {
 		t.Fatal(err)
 	}

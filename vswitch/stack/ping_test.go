@@ -19,8 +19,8 @@ func TestPing(t *testing.T) {
 		w := pair(t, mtu)
 		for _, to := range []netip.Addr{addrs4[1], addrs6[1], netip.AddrFrom16(addrs4[1].As16())} {
 			for _, size := range []int{0, 56, 1400, 1422, 1423, 9000, 65507} {
-				rtt, err := w.ends[0].Ping(context10(t), to, size)
-				if err != nil || rtt <= 0 || rtt > 5*time.Second {
+				rtt, err := w.ends[0].Ping(limited(t), to, size)
+				if err != nil || rtt <= 0 || rtt > time.Minute {
 					t.Errorf("MTU %d: ping %v with %d bytes: %v, %v", mtu, to, size, rtt, err)
 				}
 			}
@@ -31,7 +31,7 @@ func TestPing(t *testing.T) {
 func TestPingLinkLocal(t *testing.T) {
 	w := pair(t, 1450)
 	// RFC 4291 appendix A, from the MAC of pod 1.
-	if _, err := w.ends[0].Ping(context10(t), netip.MustParseAddr("fe80::ff:fe00:2"), 8); err != nil {
+	if _, err := w.ends[0].Ping(limited(t), netip.MustParseAddr("fe80::ff:fe00:2"), 8); err != nil {
 		t.Error(err)
 	}
 }
@@ -49,12 +49,12 @@ func TestPingFails(t *testing.T) {
 		want error
 		text string
 	}{
-		{"no_address", context10(t), netip.Addr{}, 0, nil, "ping ip4:icmp : not an IP address"},
-		{"negative", context10(t), addrs4[1], -1, syscall.EMSGSIZE, ""},
-		{"too_big_4", context10(t), addrs4[1], 65508, syscall.EMSGSIZE, ""},
-		{"too_big_6", context10(t), addrs6[1], 65528, syscall.EMSGSIZE, ""},
-		{"nobody_4", context10(t), netip.MustParseAddr("10.244.0.77"), 8, syscall.EHOSTUNREACH, "ping ip4:icmp 10.244.0.77: no route to host"},
-		{"nobody_6", context10(t), netip.MustParseAddr("fd00:10:244::77"), 8, syscall.EHOSTUNREACH, "ping ip6:ipv6-icmp fd00:10:244::77: no route to host"},
+		{"no_address", limited(t), netip.Addr{}, 0, nil, "ping ip4:icmp : not an IP address"},
+		{"negative", limited(t), addrs4[1], -1, syscall.EMSGSIZE, ""},
+		{"too_big_4", limited(t), addrs4[1], 65508, syscall.EMSGSIZE, ""},
+		{"too_big_6", limited(t), addrs6[1], 65528, syscall.EMSGSIZE, ""},
+		{"nobody_4", limited(t), netip.MustParseAddr("10.244.0.77"), 8, syscall.EHOSTUNREACH, "ping ip4:icmp 10.244.0.77: no route to host"},
+		{"nobody_6", limited(t), netip.MustParseAddr("fd00:10:244::77"), 8, syscall.EHOSTUNREACH, "ping ip6:ipv6-icmp fd00:10:244::77: no route to host"},
 		{"canceled", expired, netip.MustParseAddr("10.244.0.78"), 8, context.Canceled, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -116,13 +116,13 @@ func TestICMPErrors(t *testing.T) {
 			w.run(t)
 			for _, to := range []netip.Addr{addrs4[1], addrs6[1]} {
 				start := time.Now()
-				if _, err := w.ends[0].DialContext(context10(t), "tcp", netip.AddrPortFrom(to, 80).String()); !errors.Is(err, c.want) {
+				if _, err := w.ends[0].DialContext(limited(t), "tcp", netip.AddrPortFrom(to, 80).String()); !errors.Is(err, c.want) {
 					t.Errorf("dial %v: %v, want %v", to, err, c.want)
 				}
-				if _, err := w.ends[0].Ping(context10(t), to, 8); !errors.Is(err, c.want) {
+				if _, err := w.ends[0].Ping(limited(t), to, 8); !errors.Is(err, c.want) {
 					t.Errorf("ping %v: %v, want %v", to, err, c.want)
 				}
-				if d := time.Since(start); d > 2*time.Second {
+				if d := time.Since(start); d > 20*time.Second {
 					t.Errorf("%v: it took %v", to, d)
 				}
 			}
@@ -172,7 +172,7 @@ func TestPathMTU(t *testing.T) {
 				t.Fatal(err)
 			}
 			a.CloseWrite()
-			b.SetDeadline(time.Now().Add(10 * time.Second))
+			b.SetDeadline(time.Now().Add(time.Minute))
 			if n, err := io.Copy(io.Discard, b); n != 1<<20 || err != nil {
 				t.Errorf("received %d bytes, %v", n, err)
 			}

@@ -341,7 +341,7 @@ func TestQueue(t *testing.T) {
 		t.Fatalf("%d answers to one ARP request", n)
 	}
 	for range 30 { // more sockets than one, because each has its own limit
-		c, err := s.DialContext(context10(t), "udp", "10.244.0.2:53")
+		c, err := s.DialContext(limited(t), "udp", "10.244.0.2:53")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,7 +57,7 @@ func TestResolve(t *testing.T) {
 	})
 	t.Cleanup(func() { s.Close(); wg.Wait() })
 	for _, to := range []string{"192.0.2.9", "2001:db8::9", addrs4[1].String(), addrs6[1].String()} {
-		if _, err := s.Ping(context10(t), netip.MustParseAddr(to), 32); err != nil {
+		if _, err := s.Ping(limited(t), netip.MustParseAddr(to), 32); err != nil {
 			t.Errorf("ping %s: %v", to, err)
 		}
 	}

@@ -76,7 +76,7 @@ func throughSwitch(t *testing.T, w *wire) {
 			if to == gate4 || to == gate6 {
 				n = min(n, 1000) // the gateway does not reassemble
 			}
-			if _, err := w.ends[0].Ping(context10(t), to, n); err != nil {
+			if _, err := w.ends[0].Ping(limited(t), to, n); err != nil {
 				t.Errorf("ping with %d bytes: %v", n, err)
 			}
 		}
@@ -86,12 +86,12 @@ func throughSwitch(t *testing.T, w *wire) {
 		bulk(t, a, b, 8<<20)
 	}
 	for _, to := range []string{"10.244.0.2:9", "[fd00:10:244::2]:9", "10.244.0.254:9", "[fd00:10:244::fe]:9"} {
-		if _, err := w.ends[0].DialContext(context10(t), "tcp", to); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := w.ends[0].DialContext(limited(t), "tcp", to); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("dial %s: %v", to, err)
 		}
 	}
 	for _, to := range []string{"192.0.2.1:80", "[2001:db8::1]:80"} {
-		if _, err := w.ends[0].DialContext(context10(t), "tcp", to); !errors.Is(err, syscall.EHOSTUNREACH) {
+		if _, err := w.ends[0].DialContext(limited(t), "tcp", to); !errors.Is(err, syscall.EHOSTUNREACH) {
 			t.Errorf("dial %s: %v", to, err)
 		}
 	}

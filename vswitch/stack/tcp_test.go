@@ -18,8 +18,8 @@ import (
 	"vswitch/vswitch/packet"
 )
 
-func context10(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+func limited(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -41,7 +41,7 @@ func connect(t testing.TB, w *wire, to netip.Addr) (client, server *TCPConn) {
 		accepted <- c
 	}()
 	address := netip.AddrPortFrom(to, uint16(l.Addr().(*net.TCPAddr).Port)).String()
-	c, err := w.ends[0].DialContext(context10(t), "tcp", address)
+	c, err := w.ends[0].DialContext(limited(t), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func (w *wire) segments(from int, b *packet.Batch, damaged int) {
 func TestTCPRefused(t *testing.T) {
 	w := pair(t, 1450)
 	for _, to := range []netip.Addr{addrs4[1], addrs6[1], addrs4[0]} {
-		c, err := w.ends[0].DialContext(context10(t), "tcp", netip.AddrPortFrom(to, 9).String())
+		c, err := w.ends[0].DialContext(limited(t), "tcp", netip.AddrPortFrom(to, 9).String())
 		if err == nil {
 			c.Close()
 		}
@@ -237,7 +237,7 @@ func TestTCPReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Close() // with unread data: a reset
-	a.SetReadDeadline(time.Now().Add(10 * time.Second))
+	a.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := a.Read(buf); !errors.Is(err, reset) {
 		t.Errorf("read after reset: %v", err)
 	}
@@ -299,7 +299,7 @@ func TestHTTP(t *testing.T) {
 	})}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
-	client := http.Client{Transport: &http.Transport{DialContext: w.ends[0].DialContext}, Timeout: 10 * time.Second}
+	client := http.Client{Transport: &http.Transport{DialContext: w.ends[0].DialContext}, Timeout: time.Minute}
 	resp, err := client.Get("http://10.244.0.2/")
 	if err != nil {
 		t.Fatal(err)

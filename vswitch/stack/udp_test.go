@@ -26,7 +26,7 @@ func TestUDPSizes(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				c, err := w.ends[0].DialContext(context10(t), "udp", netip.AddrPortFrom(to, 53).String())
+				c, err := w.ends[0].DialContext(limited(t), "udp", netip.AddrPortFrom(to, 53).String())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -50,7 +50,7 @@ func echoUDP(t *testing.T, c net.Conn, srv *UDPConn, n int) {
 	t.Helper()
 	sent, got := make([]byte, n), make([]byte, 1<<16)
 	rand.NewChaCha8([32]byte{byte(n)}).Read(sent)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	c.SetDeadline(deadline)
 	srv.SetDeadline(deadline)
 	if _, err := c.Write(sent); err != nil {
@@ -74,14 +74,14 @@ func echoUDP(t *testing.T, c net.Conn, srv *UDPConn, n int) {
 func TestUDPRefused(t *testing.T) {
 	w := pair(t, 1450)
 	for _, to := range []netip.Addr{addrs4[1], addrs6[1]} {
-		c, err := w.ends[0].DialContext(context10(t), "udp", netip.AddrPortFrom(to, 9).String())
+		c, err := w.ends[0].DialContext(limited(t), "udp", netip.AddrPortFrom(to, 9).String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(time.Minute))
 		_, err = c.Read(make([]byte, 1))
 		want := fmt.Sprintf("read udp %v->%v: read: connection refused", c.LocalAddr(), c.RemoteAddr())
 		if !errors.Is(err, refused) || err.Error() != want {
@@ -125,7 +125,7 @@ func TestUDPFlood(t *testing.T) {
 
 func TestUDPWriteTo(t *testing.T) {
 	w := pair(t, 1450)
-	c, err := w.ends[0].DialContext(context10(t), "udp", "10.244.0.2:53")
+	c, err := w.ends[0].DialContext(limited(t), "udp", "10.244.0.2:53")
 	if err != nil {
 		t.Fatal(err)
 	}

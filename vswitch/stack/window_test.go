@@ -116,7 +116,7 @@ func (r *rawPeer) await(what string, done func() bool) {
 	r.t.Helper()
 	b, release := borrow()
 	defer release()
-	for end := time.Now().Add(10 * time.Second); !done(); {
+	for end := time.Now().Add(time.Minute); !done(); {
 		b.Reset()
 		n, err := r.s.Read(b, packet.BatchSize)
 		if err != nil {
@@ -242,7 +242,7 @@ func TestFilledWindow(t *testing.T) {
 	eachFamily(t, func(t *testing.T, four bool) {
 		r := dialRaw(t, four)
 		sent := r.fill()
-		r.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		r.conn.SetReadDeadline(time.Now().Add(time.Minute))
 		got := make([]byte, len(sent))
 		if _, err := io.ReadFull(r.conn, got); err != nil || !bytes.Equal(got, sent) {
 			t.Errorf("read other bytes, %v", err)
@@ -274,7 +274,7 @@ func TestShutWindow(t *testing.T) {
 		if !bytes.Equal(r.got, answer) {
 			t.Error("received other bytes")
 		}
-		r.conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		r.conn.SetReadDeadline(time.Now().Add(time.Minute))
 		got := make([]byte, len(sent))
 		if _, err := io.ReadFull(r.conn, got); err != nil || !bytes.Equal(got, sent) {
 			t.Errorf("read other bytes, %v", err)
