@@ -15,6 +15,8 @@ type builder struct {
 	every   []int // terms that match every peer
 	unnamed []int // terms without port names
 	blocks  []block
+	// openNames are direction.openNames.
+	openNames []decision
 }
 
 // build makes the direction of a draft from its policies and all identities.
@@ -36,7 +38,15 @@ func (c *Compiler) build(d *draft) {
 	b.addIsolation()
 	take(baseline)
 
-	out.terms, out.words = b.terms, rowWords(len(b.terms))
+	out.terms, out.words, out.openNames = b.terms, rowWords(len(b.terms)), b.openNames
+	out.selected = make([]uint64, out.words)
+	for s, terms := range d.bits {
+		for _, t := range terms {
+			if !s.nodes {
+				setBit(out.selected, t)
+			}
+		}
+	}
 	out.stride = out.words
 	if len(d.names) > 0 {
 		out.stride *= 2
@@ -94,16 +104,17 @@ func (b *builder) count(t *decision) {
 	if t.action != deny {
 		return
 	}
-	name := t.policyName()
-	t.counter = slices.Index(b.draft.deniers, name)
+	who := newDenier(t.policies())
+	t.counter = slices.IndexFunc(b.draft.deniers, func(d denier) bool { return d.key == who.key })
 	if t.counter < 0 {
 		t.counter = len(b.draft.deniers)
-		b.draft.deniers = append(b.draft.deniers, name)
+		b.draft.deniers = append(b.draft.deniers, who)
 	}
 }
 
 // add adds a term; nil ranges match all protocols.
 func (b *builder) add(t decision, ranges []portRange) int {
+	t.place = len(b.terms)
 	b.terms = append(b.terms, t)
 	b.ranges = append(b.ranges, ranges)
 	return len(b.terms) - 1
@@ -118,6 +129,10 @@ func (b *builder) addRule(r *rule) {
 	if len(r.spec.Ports) == 0 {
 		b.addPeers(r, b.addUnnamed(t, nil))
 		return
+	}
+	if r.dir == Egress && r.usesNames() {
+		t.place = len(b.terms)
+		b.openNames = append(b.openNames, t)
 	}
 	var ranges []portRange
 	var values []namedPort

@@ -87,7 +87,7 @@ func NewCompiler(node string) *Compiler {
 		policies:     map[policyKey]*policy{},
 		drafts:       map[string]*draft{},
 		open:         map[*draft]struct{}{},
-		drops:        &ledger{counters: map[dropKey]*counter{}},
+		drops:        newLedger(),
 		set:          &Set{},
 		directions:   make([]*direction, 1),
 		addresses:    map[netip.Addr]struct{}{},
@@ -268,6 +268,7 @@ func (c *Compiler) publish() bool {
 
 // forgetDrops drops the counters of pods and policies that are gone.
 func (c *Compiler) forgetDrops() {
+	c.drops.sweep()
 	if len(c.lostPods)+len(c.lostPolicies) == 0 {
 		return
 	}
@@ -277,11 +278,7 @@ func (c *Compiler) forgetDrops() {
 			lost[k] = struct{}{}
 		}
 	}
-	c.drops.forget(func(k dropKey) bool {
-		_, pod := lost[k.pod]
-		_, policy := c.lostPolicies[k.policy]
-		return pod || policy
-	})
+	c.drops.forget(lost, c.lostPolicies)
 	c.lostPods = c.lostPods[:0]
 	clear(c.lostPolicies)
 }

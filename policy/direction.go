@@ -31,13 +31,11 @@ type direction struct {
 	terms    []decision
 	// network is the first term that is not of the Admin tier.
 	network int
-}
-
-// allowsAnybody reports whether what decided about nobody in particular decides
-// the same about everybody: a NetworkPolicy allows it, and nothing is asked before
-// those.
-func (d *direction) allowsAnybody(by *decision) bool {
-	return d.network == 0 && by != nil && by.tier == network && by.action == accept
+	// selected are the terms that have a selector of pods as peer.
+	selected []uint64
+	// openNames are rules with named ports of the peer: a pod that nobody knows
+	// yet may have another port of the name than those that there are.
+	openNames []decision
 }
 
 const pageSize = 128

@@ -18,8 +18,8 @@ type draft struct {
 
 	pods int // that have it
 	slot uint32
-	// deniers are the names of who may drop, by decision.counter.
-	deniers []string
+	// deniers are who may drop, by decision.counter.
+	deniers []denier
 	// bits are the terms that have a selector as peer.
 	bits map[*selector][]int
 	// base is row 0.

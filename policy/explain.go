@@ -2,14 +2,20 @@ package policy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/packet"
 )
 
+// maxNamed is how many policies of those that decided together are named.
+const maxNamed = 8
+
 // Policy names what decided: "NetworkPolicy x/allow-web rule 0", or without a
-// rule the first policy that isolates the pod. It is empty where no policy did.
+// rule all policies that isolate the pod, none of which allowed the packet:
+// "NetworkPolicy x/deny, NetworkPolicy x/web". Of very many, it counts the last
+// ones. It is empty where no policy decided.
 func (v Verdict) Policy() string {
 	switch {
 	case v.by == nil:
@@ -17,22 +23,33 @@ func (v Verdict) Policy() string {
 	case v.by.reason == byRule:
 		return v.by.rule.String()
 	}
-	return v.by.policyName()
+	return several(v.by.policies(), ", ")
 }
 
-// policyName names the policy of a decision, without the rule.
-func (d *decision) policyName() string {
-	switch {
-	case d.reason == byRule:
-		return d.rule.policy.String()
-	case d.reason == byInvalid:
-		return d.policy.String()
-	case d.reason == byIsolation && len(d.isolating) > 0:
-		return d.isolating[0].String()
-	case d.reason == byIsolation:
-		return "Namespace " + d.namespace + " DefaultDeny"
+// several lists names, and counts those that are too many.
+func several(names []string, and string) string {
+	if over := len(names) - maxNamed; over > 1 {
+		names = append(slices.Clone(names[:maxNamed]), itoa(over)+" others")
 	}
-	return ""
+	return strings.Join(names, and)
+}
+
+// policies names the policies that a decision goes back to, without rules.
+func (d *decision) policies() (names []string) {
+	switch d.reason {
+	case byRule:
+		return []string{d.rule.policy.String()}
+	case byInvalid:
+		return []string{d.policy.String()}
+	case byIsolation:
+		for _, p := range d.isolating {
+			names = append(names, p.String())
+		}
+		if d.namespace != "" {
+			names = append(names, "Namespace "+d.namespace+" DefaultDeny")
+		}
+	}
+	return names
 }
 
 // String names a rule: "NetworkPolicy x/allow-web rule 0".
@@ -42,8 +59,8 @@ func (r *rule) String() string { return r.policy.String() + " rule " + itoa(r.in
 // "NetworkPolicy x/allow-web rule 0 lets in pods with app=web of namespace x".
 func (v Verdict) Why() string {
 	switch {
-	case v.Unknown:
-		return "nobody has said yet which pod has " + v.addr.Netip().String()
+	case v.Unknown && v.Pending:
+		return v.whyUnknown()
 	case v.Pending:
 		return "the policies of the pod are not compiled yet"
 	case v.by == nil && v.pod == nil && v.Allowed:
@@ -71,21 +88,30 @@ func (v Verdict) Why() string {
 	return s + " " + v.verb(r.action == accept) + " " + v.matchedPeer(r) + describePorts(r, v)
 }
 
+// whyUnknown says why it matters who has an address.
+func (v Verdict) whyUnknown() string {
+	s := "nobody has said yet which pod has " + v.addr.Netip().String()
+	if v.unless == nil {
+		return s
+	}
+	return s + ", and " + v.unless.rule.String() + " may be about that one"
+}
+
 // whyIsolated names the policies that no rule of which lets the packet pass.
 func (v Verdict) whyIsolated() string {
 	d := v.by
-	var s string
-	switch others := len(d.isolating) - 1; {
-	case others < 0:
-		return d.policyName() + " isolates " + v.pod.name + ", and no NetworkPolicy " + v.verb(true) + " " + v.other() + portOf(v.proto, v.port)
-	case others == 0:
-		s = "no rule of " + d.policyName()
-	case others == 1:
-		s = "no rule of " + d.policyName() + " (and 1 other that selects " + v.pod.name + ")"
-	default:
-		s = "no rule of " + d.policyName() + " (and " + itoa(others) + " others that select " + v.pod.name + ")"
+	rest := " " + v.verb(true) + " " + v.other() + portOf(v.proto, v.port)
+	if len(d.isolating) == 0 {
+		return "Namespace " + d.namespace + " DefaultDeny isolates " + v.pod.name + ", and no NetworkPolicy" + rest
 	}
-	s += " " + v.verb(true) + " " + v.other() + portOf(v.proto, v.port)
+	var keys []string
+	for _, p := range d.isolating {
+		keys = append(keys, p.key.String())
+	}
+	s := "no rule of NetworkPolicy " + several(keys, " or ") + rest
+	if d.namespace != "" {
+		s += ", and Namespace " + d.namespace + " DefaultDeny isolates " + v.pod.name + " as well"
+	}
 	for _, p := range d.isolating {
 		if len(p.problems) > 0 {
 			return s + "; " + p.String() + " is invalid, and so allows nothing: " + p.problems[0]

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/packet"
@@ -196,13 +197,14 @@ func (o *asked) networkPolicies() (answer, bool) {
 	if len(allowing) > 0 {
 		return answer{allowed: true, policy: slices.Min(allowing)}, true
 	}
-	if len(isolating) > 0 {
-		return answer{policy: slices.Min(isolating)}, true
-	}
+	slices.Sort(isolating)
 	for _, n := range o.namespaces {
 		if n.Name == o.pod.Namespace && n.IsolatesIngress && o.dir == Ingress {
-			return answer{policy: "Namespace " + n.Name + " DefaultDeny"}, true
+			isolating = append(isolating, "Namespace "+n.Name+" DefaultDeny")
 		}
+	}
+	if len(isolating) > 0 {
+		return answer{policy: strings.Join(isolating, ", ")}, true
 	}
 	return answer{}, false
 }

@@ -141,6 +141,7 @@ func (c *Compiler) dropParty(p *party) {
 	for _, d := range p.drafts {
 		c.leaveDraft(d)
 	}
+	c.drops.retire(p.endpoint, p.key)
 	p.gone = true
 }
 
@@ -152,6 +153,7 @@ func (c *Compiler) publishParties() {
 		if p.gone {
 			continue
 		}
+		c.drops.retire(p.endpoint, p.key)
 		p.endpoint = c.newEndpoint(p)
 		for _, a := range p.addrs {
 			c.addresses[a] = struct{}{}
@@ -201,8 +203,8 @@ func (c *Compiler) newEndpoint(p *party) *endpoint {
 			continue
 		}
 		e.directions[dir] = d.slot
-		for _, name := range d.deniers {
-			e.drops[dir] = append(e.drops[dir], c.drops.counter(dropKey{name, p.key, Direction(dir)}))
+		for i := range d.deniers {
+			e.drops[dir] = append(e.drops[dir], c.drops.counter(&d.deniers[i], p.key, Direction(dir)))
 		}
 	}
 	return e

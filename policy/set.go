@@ -90,8 +90,10 @@ func (s *Set) ask(dir Direction, own, other *packet.Addr, proto uint8, port uint
 		}
 		d := s.directions[index]
 		v.by, v.Allowed = d.decide(id, other, proto, port)
-		if peer == nil && !d.allowsAnybody(v.by) && s.elsewhere.has(other) {
-			return Verdict{Pending: true, Unknown: true, dir: dir, proto: proto, port: port, addr: *other}
+		if peer == nil {
+			if is := s.elsewhere.of(other); is != nothing {
+				return d.unknown(v, is)
+			}
 		}
 	}
 	return v

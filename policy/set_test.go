@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -91,15 +92,15 @@ func TestWhy(t *testing.T) {
 	}{
 		{Ingress, "10.0.0.2", "10.0.0.1", 6, 8080, true, "NetworkPolicy x/web rule 0",
 			"NetworkPolicy x/web rule 0 lets in pods with app=db of namespaces with team=a on TCP 8080"},
-		{Ingress, "10.0.0.2", "10.0.0.1", 6, 81, false, "NetworkPolicy x/all",
-			"no rule of NetworkPolicy x/all (and 2 others that select x/web) lets in 10.0.0.2 (pod y/db) on TCP 81"},
+		{Ingress, "10.0.0.2", "10.0.0.1", 6, 81, false, "NetworkPolicy x/all, NetworkPolicy x/more, NetworkPolicy x/web",
+			"no rule of NetworkPolicy x/all or x/more or x/web lets in 10.0.0.2 (pod y/db) on TCP 81"},
 		{Ingress, "192.0.2.1", "10.0.0.1", 1, 0, true, "NetworkPolicy x/web rule 1",
 			"NetworkPolicy x/web rule 1 lets in addresses in 192.0.2.0/24 except 192.0.2.8/29"},
-		{Ingress, "192.0.2.9", "10.0.0.1", 1, 0, false, "NetworkPolicy x/all",
-			"no rule of NetworkPolicy x/all (and 2 others that select x/web) lets in 192.0.2.9 by ICMP"},
+		{Ingress, "192.0.2.9", "10.0.0.1", 1, 0, false, "NetworkPolicy x/all, NetworkPolicy x/more, NetworkPolicy x/web",
+			"no rule of NetworkPolicy x/all or x/more or x/web lets in 192.0.2.9 by ICMP"},
 		{Ingress, "172.29.0.1", "10.0.0.1", 6, 80, true, "", "a pod always hears its own node n1"},
-		{Ingress, "172.29.0.2", "10.0.0.1", 6, 80, false, "NetworkPolicy x/all",
-			"no rule of NetworkPolicy x/all (and 2 others that select x/web) lets in 172.29.0.2 (node n2) on TCP 80"},
+		{Ingress, "172.29.0.2", "10.0.0.1", 6, 80, false, "NetworkPolicy x/all, NetworkPolicy x/more, NetworkPolicy x/web",
+			"no rule of NetworkPolicy x/all or x/more or x/web lets in 172.29.0.2 (node n2) on TCP 80"},
 		{Ingress, "fd00::1", "10.0.0.1", 6, 80, true, "", "a pod may always talk to itself"},
 		{Egress, "10.0.0.1", "10.0.0.3", 6, 80, true, "NetworkPolicy x/web rule 0",
 			"NetworkPolicy x/web rule 0 lets out to all pods of all namespaces"},
@@ -158,24 +159,73 @@ func TestDrops(t *testing.T) {
 	expect("at first")
 	drop()
 	drop()
-	one := Drop{"NetworkPolicy x/deny", pod.Key(), Ingress, 2}
+	one := Drop{"NetworkPolicy x/deny", pod.Key(), Ingress, 2, 0}
 	expect("after two", one)
 	later := denyAll("x", "later")
 	c.Apply(&cluster.Changes{NetworkPolicies: added([]*cluster.NetworkPolicy{later})})
+	old := c.Set()
 	relabelled := *pod
 	relabelled.Labels = map[string]string{"app": "other"}
 	c.Apply(&cluster.Changes{Pods: []cluster.Change[cluster.Pod]{{Old: pod, New: &relabelled}}})
 	drop()
-	one.Packets = 3
-	expect("after changes", one)
+	old.Ingress(testAddr("10.9.9.9"), testAddr("10.0.0.1"), packet.ProtoTCP, 80).Count() // by a worker that has the Set before
+	other := Drop{"NetworkPolicy x/later", pod.Key(), Ingress, 2, 2}
+	one.Packets, one.Shared = 4, 2
+	expect("by two policies", one, other)
 	earlier := denyAll("x", "an-earlier-name")
 	c.Apply(&cluster.Changes{NetworkPolicies: added([]*cluster.NetworkPolicy{earlier})})
 	drop()
-	expect("under another policy", Drop{"NetworkPolicy x/an-earlier-name", pod.Key(), Ingress, 1}, one)
+	one.Packets, one.Shared, other.Packets, other.Shared = 5, 3, 3, 3
+	expect("by three policies", Drop{"NetworkPolicy x/an-earlier-name", pod.Key(), Ingress, 1, 1}, one, other)
 	c.Apply(&cluster.Changes{NetworkPolicies: []cluster.Change[cluster.NetworkPolicy]{{Old: earlier}}})
-	expect("without that", one)
+	expect("without one of them", one, other)
+	c.Apply(&cluster.Changes{NetworkPolicies: []cluster.Change[cluster.NetworkPolicy]{{Old: later}}})
+	drop()
+	one.Packets++
+	expect("without two of them", one)
+	// What is not in use any more is not kept for ever.
+	for i := range 20 {
+		more := denyAll("x", fmt.Sprint("more-", i))
+		c.Apply(&cluster.Changes{NetworkPolicies: added([]*cluster.NetworkPolicy{more})})
+		drop()
+		one.Packets++
+		one.Shared++
+		c.Apply(&cluster.Changes{NetworkPolicies: []cluster.Change[cluster.NetworkPolicy]{{Old: more}}})
+		drop()
+		one.Packets++
+	}
+	expect("after many changes", one)
+	if n := len(c.drops.counters) + len(c.drops.past) + len(c.drops.retired); n > 6 {
+		t.Errorf("%d entries are left of policies that are gone", n)
+	}
 	c.Apply(&cluster.Changes{Pods: []cluster.Change[cluster.Pod]{{Old: &relabelled}}})
 	expect("without the pod")
+	if n := len(c.drops.counters) + len(c.drops.past); n > 0 {
+		t.Errorf("%d entries are left of a pod that is gone", n)
+	}
+}
+
+// TestManyDeniers: of many policies that isolate a pod some are named, and the
+// others counted.
+func TestManyDeniers(t *testing.T) {
+	w := &world{pods: []*cluster.Pod{testPod("x", "a", "n1", "10.0.0.1")}}
+	for i := range 12 {
+		w.policies = append(w.policies, denyAll("x", fmt.Sprintf("p%02d", i)))
+	}
+	c := NewCompiler("n1")
+	c.Apply(w.all())
+	v := c.Set().Ingress(testAddr("10.9.9.9"), testAddr("10.0.0.1"), packet.ProtoTCP, 80)
+	v.Count()
+	if got, want := v.Policy(), "NetworkPolicy x/p00, NetworkPolicy x/p01, NetworkPolicy x/p02, NetworkPolicy x/p03, NetworkPolicy x/p04, "+
+		"NetworkPolicy x/p05, NetworkPolicy x/p06, NetworkPolicy x/p07, 4 others"; got != want {
+		t.Errorf("Policy() is %q, want %q", got, want)
+	}
+	if got, want := v.Why(), "no rule of NetworkPolicy x/p00 or x/p01 or x/p02 or x/p03 or x/p04 or x/p05 or x/p06 or x/p07 or 4 others lets in 10.9.9.9 on TCP 80"; got != want {
+		t.Errorf("Why() is %q, want %q", got, want)
+	}
+	if got := len(c.Set().Drops()); got != 12 {
+		t.Errorf("counted for %d policies, want all 12", got)
+	}
 }
 
 // TestVerdictAllocatesNothing asks about packets that every part of a direction

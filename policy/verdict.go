@@ -9,15 +9,20 @@ type Verdict struct {
 	// Pending: this node has the pod, and its policies are not compiled yet. The
 	// packet may not pass, and its sender does well to try again.
 	Pending bool
-	// Unknown, with Pending: it is the other end that nothing is known of, but
-	// that it should be a pod of another node (Compiler.SetRanges).
+	// Unknown: nothing is known of the other end but that it has an address of
+	// another node's pods (Compiler.SetRanges), and it makes a difference who that
+	// is. With Pending, somebody has yet to tell; without, nobody is left to be
+	// told of, and the packet is denied.
 	Unknown bool
 
 	dir   Direction
 	proto uint8
 	port  uint16
 	// by is what decided; nil: nothing speaks about the packet.
-	by        *decision
+	by *decision
+	// unless is what would decide otherwise if the other end were its peer; with
+	// Unknown and Pending.
+	unless    *decision
 	pod, peer *endpoint // peer is nil where nobody is known by the address
 	addr      packet.Addr
 }
@@ -44,6 +49,8 @@ type decision struct {
 	action action
 	tier   tier
 	reason reason
+	// place is the term's in direction.terms.
+	place int
 	// counter is the decision's place in endpoint.drops, if it denies.
 	counter int
 	// rule is the one that matched, for byRule.

@@ -35,9 +35,10 @@ func (e *Event) Policy() string {
 	return ""
 }
 
-// Why says in a sentence how policy came to its verdict; empty if it had none.
+// Why says in a sentence how policy came to its verdict, or why it has to wait for
+// one; empty if it had none.
 func (e *Event) Why() string {
-	if e.judged() && e.said.Policy() != "" {
+	if e.judged() && e.said.Policy() != "" || e.Reason == Starting && e.said.Pending {
 		return e.said.Why()
 	}
 	return ""

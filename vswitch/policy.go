@@ -99,14 +99,13 @@ func portOf(t *packet.Tuple) uint16 {
 // asked makes a Reason of what policy says.
 func (d *decider) asked(w *passage, stage string, denied Reason, v policy.Verdict) Reason {
 	switch {
-	case v.Pending && w.known && w.conn.Flags&nat.Barred == 0:
+	case (v.Pending || v.Unknown) && w.known && w.conn.Flags&nat.Barred == 0:
 		return Forwarded // it was allowed when something was known last
-	case v.Unknown:
-		other := &w.to.Dst
-		if denied == PolicyIngress {
-			other = &w.came.Src
+	case v.Pending && v.Unknown:
+		if d.said = v; d.rec != nil {
+			d.did(stage, v.Why(), "", nil)
 		}
-		return d.drop(Starting, stage, "nobody has said yet which pod has {addr}", "", other)
+		return Starting
 	case v.Pending:
 		name := w.info.Name
 		if denied == PolicyIngress {

@@ -17,7 +17,8 @@ import (
 // nodes, not pods.
 func externalToService(ctx context.Context, d *demo) (said string, err error) {
 	d.say("two nodes that treat clients as kube-proxy does; the only pod is on node2")
-	kp, err := d.open(ctx, "demo-kube-proxy", 2, agent.MasqueradeClient)
+	kp, err := d.open(ctx, stageOptions{name: "demo-kube-proxy", nodes: 2, externalClient: agent.MasqueradeClient,
+		services: talkServices, balancers: talkBalancers})
 	if err != nil {
 		return "", err
 	}
@@ -30,8 +31,12 @@ func externalToService(ctx context.Context, d *demo) (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	lb, err := d.balancer(ctx, kp, storeBalancer, true)
+	d.say("applied is the talk's Service of type LoadBalancer, as an API server gave it back; + is what is this cluster's")
+	lb, err := d.balancer(ctx, kp, talkBalancer, true)
 	if err != nil {
+		return "", err
+	}
+	if err := hasTalkAddresses(ctx, kp); err != nil {
 		return "", err
 	}
 	if err := d.asKubeProxy(ctx, kp, lb, pods[0]); err != nil {
@@ -62,12 +67,24 @@ func (d *demo) balancer(ctx context.Context, s stage, manifest string, show bool
 		return netip.AddrPort{}, err
 	}
 	if show {
-		d.say("applied is a Service of type LoadBalancer; its status comes back")
 		if err := d.showObject(manifest, svc); err != nil {
 			return netip.AddrPort{}, err
 		}
 	}
 	return netip.AddrPortFrom(svc.Ingress[0].IP, webPort), nil
+}
+
+// hasTalkAddresses: what was given out elsewhere is what the service has here.
+func hasTalkAddresses(ctx context.Context, s stage) error {
+	state, err := s.State(ctx, 0)
+	if err != nil {
+		return err
+	}
+	v := state.Service(storeKey)
+	if len(v.ClusterIPs) != 1 || v.ClusterIPs[0] != talkIP || len(v.Ingress) != 1 || v.Ingress[0].IP != talkIngress {
+		return fmt.Errorf("service %s came with %s and %s, and has %v and %+v", storeKey, talkIP, talkIngress, v.ClusterIPs, v.Ingress)
+	}
+	return nil
 }
 
 // asKubeProxy: any node takes the packet, and hides the client so that the
@@ -99,7 +116,7 @@ func (d *demo) asKubeProxy(ctx context.Context, s stage, lb netip.AddrPort, pod 
 func (d *demo) onlyLocal(ctx context.Context, s stage, pod actor) error {
 	d.say("b) the same with the talk's annotation")
 	d.detail("service.beta.kubernetes.io/external-traffic: OnlyLocal")
-	lb, err := d.balancer(ctx, s, storeOnlyLocal, false)
+	lb, err := d.balancer(ctx, s, talkOnlyLocal, false)
 	if err != nil {
 		return err
 	}
@@ -183,7 +200,7 @@ func (d *demo) imbalance(ctx context.Context, s stage, lb netip.AddrPort) error 
 	if err != nil {
 		return err
 	}
-	if _, err := d.balancer(ctx, s, storeBalancer, false); err != nil {
+	if _, err := d.balancer(ctx, s, talkBalancer, false); err != nil {
 		return err
 	}
 	if err := untilMasqueraded(ctx, s, lb); err != nil {
@@ -242,7 +259,8 @@ func (d *demo) noTradeOff(ctx context.Context) error {
 		return err
 	}
 	d.say("c) policy Cluster, as these nodes have it by default: the first cluster again")
-	lb, err := d.balancer(ctx, d.stage, storeBalancer, false)
+	d.detail("applied is what a user writes, and its status comes back (+)")
+	lb, err := d.balancer(ctx, d.stage, storeBalancer, true)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ type demoOptions struct {
 type demo struct {
 	stage stage
 	// open makes one more stage, which the caller closes.
-	open     func(ctx context.Context, name string, nodes int, externalClient string) (stage, error)
+	open     func(ctx context.Context, o stageOptions) (stage, error)
 	inMemory bool
 	out      io.Writer
 	color    bool
@@ -93,13 +93,13 @@ func (o *demoOptions) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	d.printf("%s\n", d.bold("Life of a Packet"))
 	start := time.Now()
-	d.open = func(ctx context.Context, name string, nodes int, externalClient string) (stage, error) {
+	d.open = func(ctx context.Context, s stageOptions) (stage, error) {
 		if d.inMemory = o.pods == "netstack"; d.inMemory {
-			return newMemoryStage(nodes, externalClient)
+			return newMemoryStage(s)
 		}
-		return newLabStage(ctx, name, nodes, externalClient, o.keep && name == "demo")
+		return newLabStage(ctx, s, o.keep && s.name == "demo")
 	}
-	if d.stage, err = d.open(ctx, "demo", 3, agent.PreserveClient); err != nil {
+	if d.stage, err = d.open(ctx, stageOptions{name: "demo", nodes: 3, externalClient: agent.PreserveClient}); err != nil {
 		return err
 	}
 	defer func() {

@@ -65,8 +65,27 @@ func (p *eventPrinter) event(e *agent.Event) error {
 		return err
 	}
 	color := map[agent.EventVerdict]string{agent.EventForwarded: "32", agent.EventDropped: "31", agent.EventRejected: "33"}[e.Verdict]
-	return p.line([]string{e.Time.Local().Format("15:04:05.000"), e.Node, string(e.Verdict), senderOf(e), receiverOf(e), e.Proto, e.Reason, e.Policy,
+	by := e.Policy
+	if p.format != "wide" {
+		by = firstPolicy(by)
+	}
+	return p.line([]string{e.Time.Local().Format("15:04:05.000"), e.Node, string(e.Verdict), senderOf(e), receiverOf(e), e.Proto, e.Reason, by,
 		e.Service, endpoint(e.Source), endpoint(e.Destination), e.TCPFlags, e.Why}, color)
+}
+
+// firstPolicy shortens a list of policies that decided together: "NetworkPolicy x/a
+// +2". -o wide names them all.
+func firstPolicy(list string) string {
+	names := strings.Split(list, ", ")
+	more := len(names) - 1
+	if n, ok := strings.CutSuffix(names[more], " others"); ok {
+		others, _ := strconv.Atoi(n)
+		more += others - 1
+	}
+	if more == 0 {
+		return list
+	}
+	return fmt.Sprintf("%s +%d", names[0], more)
 }
 
 // senderOf names who sent a packet and from which port. Of one that lies, it says

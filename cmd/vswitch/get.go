@@ -39,7 +39,8 @@ client came in, the one that has the backend, and there, the one that answers go
 through. PACKETS and BYTES are those of the one direction and of the other.
 
 Policies are those of both kinds, in the order in which they are asked. With -o wide,
-DROPPED counts packets, PROBLEMS says why a policy does not do what it says, UNUSED which
+DROPPED counts packets; those that no rule of several policies allowed are shared, and
+count for each of them. PROBLEMS says why a policy does not do what it says, UNUSED which
 rules nobody matches, and SHADOWED which make no difference because of others. With -f,
 policies of manifests are shown, and no cluster is needed.
 

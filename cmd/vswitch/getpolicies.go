@@ -175,7 +175,7 @@ func policyNameOf(value any) string {
 // dropped, on all nodes that are ready, and what is to be said of their rules, for
 // which the policies are compiled here, for all pods.
 func (g *getOptions) addPolicyReports(ctx context.Context, s *lab.State, rows []row) error {
-	dropped := map[string]uint64{}
+	dropped, shared := map[string]uint64{}, map[string]uint64{}
 	if g.client != nil {
 		nodes, err := g.client.Policies(ctx, false)
 		if err != nil {
@@ -184,6 +184,7 @@ func (g *getOptions) addPolicyReports(ctx context.Context, s *lab.State, rows []
 		for _, n := range nodes {
 			for _, d := range n.Drops {
 				dropped[d.Policy] += d.Packets
+				shared[d.Policy] += d.Shared
 			}
 		}
 	}
@@ -195,11 +196,20 @@ func (g *getOptions) addPolicyReports(ctx context.Context, s *lab.State, rows []
 		name := policyNameOf(rows[i].value)
 		r, drops := reports[name], ""
 		if g.client != nil {
-			drops = strconv.FormatUint(dropped[name], 10)
+			drops = droppedCell(dropped[name], shared[name])
 		}
 		rows[i].cells = append(rows[i].cells, drops, strings.Join(r.Problems, "; "), remarks(r.Unused), remarks(r.Shadowed))
 	}
 	return nil
+}
+
+// droppedCell writes how many packets a policy dropped: "120", or "120 (80 shared)"
+// where others isolate the same pods, and allowed these no more than it did.
+func droppedCell(packets, shared uint64) string {
+	if shared == 0 {
+		return strconv.FormatUint(packets, 10)
+	}
+	return fmt.Sprintf("%d (%d shared)", packets, shared)
 }
 
 // remarks writes what is to be said of rules: "ingress 0: no pod is ...".

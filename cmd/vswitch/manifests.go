@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,8 +11,8 @@ import (
 	"vswitch/vswitch/kube"
 )
 
-// The objects of the talk, in the form in which it shows them: what a user
-// writes, with everything else left to the cluster.
+// The objects of the talk, in the forms in which it shows them: what a user
+// writes, with everything else left to the cluster, and what comes back.
 const (
 	storeService = `kind: Service
 apiVersion: v1
@@ -42,22 +43,38 @@ spec:
     protocol: TCP
     port: 80
 `
-	storeOnlyLocal = `kind: Service
+	// talkBalancer is a Service as an API server of that time gives it back, with
+	// its status; it needs ranges that hold its addresses.
+	talkBalancer  = talkMetadata + talkSpec
+	talkOnlyLocal = talkMetadata + `  annotations:
+    service.beta.kubernetes.io/external-traffic: OnlyLocal
+` + talkSpec
+	talkMetadata = `kind: Service
 apiVersion: v1
 metadata:
   name: store-be
   namespace: default
-  annotations:
-    service.beta.kubernetes.io/external-traffic: OnlyLocal
-spec:
+  creationTimestamp: 2016-05-06T19:16:56Z
+  resourceVersion: "7"
+  selfLink: /api/v1/namespaces/default/services/store-be
+  uid: 196d5751-13bf-11e6-9353-42010a800fe3
+`
+	talkSpec = `spec:
   type: LoadBalancer
   selector:
     app: store
     role: be
+  clusterIP: 10.9.3.76
   ports:
   - name: http
     protocol: TCP
     port: 80
+    targetPort: 80
+  sessionAffinity: None
+status:
+  loadBalancer:
+    ingress:
+    - ip: 86.75.30.9
 `
 	frontService = `kind: Service
 apiVersion: v1
@@ -111,6 +128,11 @@ var (
 	storeKey = cluster.Key{Namespace: "default", Name: "store-be"}
 	frontKey = cluster.Key{Namespace: "default", Name: "store-fe"}
 	backend  = map[string]string{"app": "store", "role": "be"}
+
+	talkServices  = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
+	talkBalancers = []netip.Prefix{netip.MustParsePrefix("86.75.30.0/28")}
+	talkIP        = netip.MustParseAddr("10.9.3.76")
+	talkIngress   = netip.MustParseAddr("86.75.30.9")
 )
 
 // apply reads a manifest and applies it.

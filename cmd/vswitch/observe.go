@@ -29,7 +29,8 @@ them.
 FROM and TO are pods and nodes where they are known. Behind a service, TO is the pod that
 it chose; -o wide has the service, and the addresses. Where a packet died, REASON is the
 word that 'vswitch trace' and 'vswitch status' use, and POLICY the policy that decided,
-with its rule:
+with its rule. Where several policies isolate a pod and none of them let the packet pass,
+it is the first of them and how many there are besides; -o wide and json name up to eight:
 
   forwarded   it goes on
   dropped     it died in silence

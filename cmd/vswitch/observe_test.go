@@ -71,6 +71,7 @@ func TestPrintEvents(t *testing.T) {
 			From: "shop/front", To: "node1", Service: "shop/web:http"},
 		{Verdict: agent.EventDropped, Reason: "spoofed", Proto: "udp", Source: at("192.0.2.1:53"), Destination: at("192.0.2.2:53"), From: "shop/front"},
 		{Verdict: agent.EventDropped, Reason: "malformed", From: "shop/front"},
+		{Verdict: agent.EventDropped, Reason: "policy-ingress", From: "shop/front", Policy: "NetworkPolicy shop/a, NetworkPolicy shop/b, 4 others", Why: "none lets it in"},
 	}
 	for _, c := range []struct{ format, want string }{
 		{"table", `TIME          NODE   VERDICT    FROM                      TO                        PROTO  REASON          POLICY
@@ -80,6 +81,7 @@ func TestPrintEvents(t *testing.T) {
 03:04:05.006  node1  dropped    shop/front:40000          svc/shop/web:30080                   tcp    policy-egress   -
 03:04:05.006  node1  dropped    shop/front as 192.0.2.1   192.0.2.2:53                         udp    spoofed         -
 03:04:05.006  node1  dropped    shop/front                -                                    -      malformed       -
+03:04:05.006  node1  dropped    shop/front                -                                    -      policy-ingress  NetworkPolicy shop/a +5
 `},
 		{"wide", `TIME          NODE   VERDICT    FROM                      TO                        PROTO  REASON          POLICY                        SERVICE         SOURCE                DESTINATION           FLAGS  WHY
 03:04:05.006  node1  forwarded  shop/front:40000          shop/web:8080             tcp    -               -                             shop/web:http   10.244.1.2:40000      10.96.0.10:80         S      -
@@ -88,6 +90,7 @@ func TestPrintEvents(t *testing.T) {
 03:04:05.006  node1  dropped    shop/front:40000          svc/shop/web:30080                   tcp    policy-egress   -                             shop/web:http   10.244.1.2:40000      172.29.0.1:30080      -      -
 03:04:05.006  node1  dropped    shop/front as 192.0.2.1   192.0.2.2:53                         udp    spoofed         -                             -               192.0.2.1:53          192.0.2.2:53          -      -
 03:04:05.006  node1  dropped    shop/front                -                                    -      malformed       -                             -               -                     -                     -      -
+03:04:05.006  node1  dropped    shop/front                -                                    -      policy-ingress  NetworkPolicy shop/a, NetworkPolicy shop/b, 4 others  -               -                     -                     -      none lets it in
 `},
 	} {
 		var out, errOut bytes.Buffer

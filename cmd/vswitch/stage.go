@@ -48,6 +48,16 @@ type stage interface {
 	Close() error
 }
 
+// stageOptions are what stages differ by.
+type stageOptions struct {
+	name  string // of the cluster, where there may be several
+	nodes int
+	// externalClient is what policy Cluster does with clients outside.
+	externalClient string
+	// services and balancers are where services get addresses; nil: the defaults.
+	services, balancers []netip.Prefix
+}
+
 // outsideClient is who asks from outside of the cluster.
 const outsideClient = "outside"
 

@@ -26,17 +26,16 @@ type labStage struct {
 	keep   bool
 }
 
-// newLabStage starts a cluster. externalClient is what policy Cluster does with
-// clients outside.
-func newLabStage(ctx context.Context, name string, nodes int, externalClient string, keep bool) (stage, error) {
+// newLabStage starts a cluster.
+func newLabStage(ctx context.Context, o stageOptions, keep bool) (stage, error) {
 	config := agent.Default()
-	config.Services.ExternalClient = externalClient
+	config.Services.ExternalClient, config.Services.CIDRs = o.externalClient, o.services
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	client, err := lab.Start(ctx, lab.Options{
-		Name: name, Config: config, Nodes: nodes, Objects: &cluster.Objects{}, Detach: keep,
+		Name: o.name, Config: config, Nodes: o.nodes, Objects: &cluster.Objects{}, Detach: keep, LoadBalancerCIDRs: o.balancers,
 	})
 	if err != nil {
 		return nil, err

@@ -33,16 +33,16 @@ type memoryStage struct {
 	failed  error // of whatever went wrong in the background
 }
 
-// newMemoryStage starts a cluster. externalClient is what policy Cluster does
-// with clients outside.
-func newMemoryStage(nodes int, externalClient string) (stage, error) {
+// newMemoryStage starts a cluster.
+func newMemoryStage(o stageOptions) (stage, error) {
 	cfg := control.Default()
+	cfg.ServiceCIDRs, cfg.LoadBalancerCIDRs = o.services, o.balancers
 	c, err := control.New(cluster.NewStore(), cfg)
 	if err != nil {
 		return nil, err
 	}
 	f, err := fabric.New(fabric.Config{
-		Services: agent.ServiceConfig{CIDRs: cfg.ServiceRanges(), ExternalClient: externalClient},
+		Services: agent.ServiceConfig{CIDRs: cfg.ServiceRanges(), ExternalClient: o.externalClient},
 	})
 	if err != nil {
 		return nil, err
@@ -57,7 +57,7 @@ func newMemoryStage(nodes int, externalClient string) (stage, error) {
 	m.stop = cancel
 	m.wg.Go(func() { c.Run(ctx) })
 	m.wg.Go(func() { m.follow(ctx) })
-	for range nodes {
+	for range o.nodes {
 		if _, err := m.AddNode(ctx); err != nil {
 			return nil, errors.Join(err, m.Close())
 		}

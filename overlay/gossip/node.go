@@ -73,6 +73,9 @@ type Facts struct {
 type Node struct {
 	Name  string
 	State NodeState
+	// Life is a number that each start of the node draws anew, never 0. That of
+	// a node that is alive is this node's news of it: an older life is over.
+	Life uint64
 	// Gossip is the node's memberlist address.
 	Gossip netip.AddrPort
 	Facts

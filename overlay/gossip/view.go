@@ -113,7 +113,7 @@ func (g *Gossip) bids(names []string) (bids []bid, problems []string) {
 // selfNode returns the own entry. A claim that has not settled is not among
 // its ranges.
 func (g *Gossip) selfNode(granted []netip.Prefix) Node {
-	n := Node{Name: g.cfg.Name, State: Alive, Gossip: g.self, Facts: g.facts, Claims: g.claims, Pods: g.own.pods, Synced: true}
+	n := Node{Name: g.cfg.Name, State: Alive, Life: g.life, Gossip: g.self, Facts: g.facts, Claims: g.claims, Pods: g.own.pods, Synced: true}
 	for _, p := range granted {
 		if _, wait := g.settling[p]; !wait {
 			n.PodCIDRs = append(n.PodCIDRs, p)
@@ -124,7 +124,7 @@ func (g *Gossip) selfNode(granted []netip.Prefix) Node {
 
 // node returns the member's entry in a view where it was granted ranges.
 func (m *member) node(granted []netip.Prefix) Node {
-	n := Node{Name: m.name, State: m.state, Gossip: m.addr, Facts: m.meta.facts, Claims: m.meta.claims}
+	n := Node{Name: m.name, State: m.state, Life: m.meta.life, Gossip: m.addr, Facts: m.meta.facts, Claims: m.meta.claims}
 	if m.state != Alive {
 		return n
 	}

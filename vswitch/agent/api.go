@@ -134,25 +134,37 @@ type Counters struct {
 
 // Status is a node's view of itself.
 type Status struct {
-	Name       string         `json:"name"`
-	Version    string         `json:"version"`
-	PID        int            `json:"pid"`
-	Started    time.Time      `json:"started"`
-	Ready      bool           `json:"ready"`
-	Problems   []string       `json:"problems,omitempty"` // sentences, each with its fix
-	NodePort   *PortStatus    `json:"nodePort,omitempty"` // nil: not attached
-	Underlay   netip.AddrPort `json:"underlay"`
-	Gossip     netip.AddrPort `json:"gossip"`
-	Addresses  []netip.Addr   `json:"addresses"`
-	PodCIDRs   []netip.Prefix `json:"podCIDRs"`
-	Pods       int            `json:"pods"`
-	Peers      int            `json:"peers"`
-	Flows      int            `json:"flows"`
-	Generation uint32         `json:"generation"` // of the published tables
+	Name      string         `json:"name"`
+	Version   string         `json:"version"`
+	PID       int            `json:"pid"`
+	Started   time.Time      `json:"started"`
+	Ready     bool           `json:"ready"`
+	Problems  []string       `json:"problems,omitempty"` // sentences, each with its fix
+	NodePort  *PortStatus    `json:"nodePort,omitempty"` // nil: not attached
+	Underlay  netip.AddrPort `json:"underlay"`
+	Gossip    netip.AddrPort `json:"gossip"`
+	Addresses []netip.Addr   `json:"addresses"`
+	PodCIDRs  []netip.Prefix `json:"podCIDRs"`
+	Pods      int            `json:"pods"`
+	Peers     int            `json:"peers"`
+	// Life is a word that each start of the node draws anew.
+	Life string `json:"life"`
+	// Reached are the other nodes that the published tables have routes to, by
+	// name. Packets pass between two nodes for sure when each reaches the other
+	// in its present life, with all its ranges.
+	Reached    map[string]Reached `json:"reached,omitempty"`
+	Flows      int                `json:"flows"`
+	Generation uint32             `json:"generation"` // of the published tables
 	// DesiredRevision is that of the cluster's desired state that the published
 	// tables go by; 0: nobody told the node yet.
 	DesiredRevision uint64            `json:"desiredRevision"`
 	Drops           map[string]uint64 `json:"drops,omitempty"`
+}
+
+// Reached is what a node has heard of another one that it has routes to.
+type Reached struct {
+	Life     string         `json:"life"`
+	PodCIDRs []netip.Prefix `json:"podCIDRs"`
 }
 
 // Desired is what of the cluster's desired state a node goes by.
@@ -260,7 +272,11 @@ type PolicyDrop struct {
 	Policy    string `json:"policy"`
 	Pod       string `json:"pod"`       // "shop/web-1"
 	Direction string `json:"direction"` // "egress" or "ingress", as the pod sees it
-	Packets   uint64 `json:"packets"`
+	// Packets are all that the policy dropped. What no NetworkPolicy lets pass is
+	// dropped by every one that isolates the pod: Shared are those of Packets that
+	// other policies dropped as well.
+	Packets uint64 `json:"packets"`
+	Shared  uint64 `json:"shared,omitempty"`
 }
 
 // KeyRequest is about the gossip keyring of all live nodes.

@@ -83,7 +83,7 @@ func following(tb testing.TB, store *cluster.Store) *vswitch.Switch {
 	}
 	n := &Node{
 		sw: sw, store: store, services: NewServices(ServiceConfig{CIDRs: prefixes("10.96.0.0/12")}, "node1", ""),
-		policies: NewPolicies(PolicyConfig{}, "node1"), watch: store.Watch(), revisions: newRevisions(), health: newHealthPorts(slog.New(slog.DiscardHandler)), lost: make(chan struct{}, 1),
+		policies: NewPolicies(PolicyConfig{}, "node1"), hearsay: newHearsay(), watch: store.Watch(), revisions: newRevisions(), health: newHealthPorts(slog.New(slog.DiscardHandler)), lost: make(chan struct{}, 1),
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{}, 2)

@@ -15,10 +15,15 @@ type hearsay struct {
 	nodes map[string]*gossip.Node
 	// pods are the nodes that say they have a pod, and what each says of it.
 	pods map[cluster.Key]map[string]*gossip.Pod
+	// present are the nodes that are there, and have told their pods.
+	present map[string]bool
+	// untold is how many pods a node should have of which no address is known.
+	untold map[string]int
 }
 
 func newHearsay() hearsay {
-	return hearsay{nodes: map[string]*gossip.Node{}, pods: map[cluster.Key]map[string]*gossip.Pod{}}
+	return hearsay{nodes: map[string]*gossip.Node{}, pods: map[cluster.Key]map[string]*gossip.Pod{},
+		present: map[string]bool{}, untold: map[string]int{}}
 }
 
 // replace puts what a node says in the place of what it said; either may be nil.
@@ -80,6 +85,7 @@ func (n *Node) hearPods(s *gossip.State) {
 	touched := map[cluster.Key]bool{}
 	var changed []*gossip.Node
 	listed := map[string]bool{}
+	clear(h.present)
 	for i := range s.Nodes {
 		o := &s.Nodes[i]
 		old := h.nodes[o.Name]
@@ -90,7 +96,7 @@ func (n *Node) hearPods(s *gossip.State) {
 			listed[o.Name] = old != nil && !n.inherited(old, s)
 			continue
 		}
-		listed[o.Name] = true
+		listed[o.Name], h.present[o.Name] = true, true
 		if old == nil || !sameList(old, o) || !sameFacts(old, o) {
 			said := *o // which does not keep all of s
 			h.replace(old, &said, touched)

@@ -65,6 +65,7 @@ type Node struct {
 	absent       []netip.Prefix          // addresses of nodes that are known, but not alive
 	problems     []string
 	feed         string            // why nothing new is heard of what is desired; empty if it is
+	forwarding   bool              // packets pass: Run has waited for what it had to
 	deaf         bool              // there are services and policies, but nobody has told yet which
 	strangers    []string          // problems with nodes that cannot be peers
 	refused      map[string]string // why the link does not take a node as peer, by name
@@ -193,6 +194,9 @@ func (n *Node) Run(ctx context.Context) error {
 	})
 	wg.Go(func() {
 		n.settle(ctx)
+		n.mu.Lock()
+		n.forwarding = true
+		n.mu.Unlock()
 		_ = n.sw.Run(ctx)
 	})
 	err := n.serve(ctx)
@@ -335,7 +339,7 @@ func (n *Node) setSelf() {
 	n.compiler.SetSelf(s)
 	n.serviceNodes()
 	if n.cfg.Control != "" {
-		n.policies.SetRanges(n.cfg.ClusterCIDRs, n.ranges())
+		n.settleRanges()
 		if !n.deaf {
 			n.compiler.SetPolicies(n.policies)
 		}

@@ -29,7 +29,9 @@ type Event struct {
 	// Reason is a stable word (vswitch.Reason), empty if it was forwarded.
 	Reason string `json:"reason,omitempty"`
 	// Policy is the policy and rule that let it pass, or that it died of, and Why how
-	// that came to be; empty where none had a say.
+	// that came to be; empty where none had a say. Policies that isolate a pod, and of
+	// which none let it pass, are all named, up to eight of them: "NetworkPolicy x/a,
+	// NetworkPolicy x/b".
 	Policy string `json:"policy,omitempty"`
 	Why    string `json:"why,omitempty"`
 	Proto  string `json:"proto,omitempty"`

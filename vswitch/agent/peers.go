@@ -63,6 +63,7 @@ func (n *Node) sync(s *gossip.State) {
 		alive[node.Name] = true
 		old := n.peers[node.Name]
 		if old != nil && old.sameRoute(&node) {
+			old.Life = node.Life
 			continue
 		}
 		if old != nil {

@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"net/netip"
-
 	"vswitch/policy"
 	"vswitch/vswitch/cluster"
 )
@@ -59,9 +57,10 @@ func (p *Policies) Apply(c *cluster.Changes) bool {
 	return changed && p.count > 0 || (before == 0) != (p.count == 0)
 }
 
-// SetRanges tells the ranges of all pods, and of those of this node. A pod of
-// another node of which nothing is known yet is then neither allowed nor refused.
-func (p *Policies) SetRanges(pods, here []netip.Prefix) { p.compiler.SetRanges(pods, here) }
+// SetRanges tells where pods have their addresses, and of which ranges all pods are
+// known: where it makes a difference who has an address, it is then not nobody's.
+// It reports whether that makes a difference to the data plane.
+func (p *Policies) SetRanges(r policy.Ranges) bool { return p.compiler.SetRanges(r) && p.count > 0 }
 
 func one(yes bool) int {
 	if yes {
@@ -88,7 +87,7 @@ func (n *Node) PolicyState(reports bool) PolicyState {
 		s.Established = CutEstablished
 	}
 	for _, d := range n.policies.compiler.Set().Drops() {
-		s.Drops = append(s.Drops, PolicyDrop{Policy: d.Policy, Pod: d.Pod.String(), Direction: d.Direction.String(), Packets: d.Packets})
+		s.Drops = append(s.Drops, PolicyDrop{Policy: d.Policy, Pod: d.Pod.String(), Direction: d.Direction.String(), Packets: d.Packets, Shared: d.Shared})
 	}
 	if !reports {
 		return s

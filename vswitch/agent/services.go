@@ -226,12 +226,18 @@ func (n *Node) refresh(heard bool) (changed bool) {
 	if heard && n.deaf {
 		n.deaf, changed = false, true
 		n.vouchAll()
+		if c.Empty() {
+			// The feed's whole was taken in before; what the node has to say of
+			// its own pods is new, and belongs to the same world.
+			c = n.watch.Next()
+		}
 	}
 	// What is new of pods may make something of theirs known that the node has to
 	// say itself, which then is new.
 	for ; !c.Empty(); c = n.watch.Next() {
 		n.vouchFor(&c)
 		n.hearAgain(&c)
+		n.countUntold(&c)
 		changed = n.services.Apply(&c) || changed
 		changed = n.policies.Apply(&c) || changed
 		if lostEndpoints(&c) {
@@ -248,6 +254,7 @@ func (n *Node) refresh(heard bool) (changed bool) {
 			n.log.Error("the state could not be saved", "err", err)
 		}
 	}
+	changed = n.settleRanges() || changed
 	if changed {
 		n.compiler.SetServices(n.services)
 		n.compiler.SetStarting(n.deaf)
@@ -261,18 +268,21 @@ func (n *Node) refresh(heard bool) (changed bool) {
 
 // feedLost notes that the node hears nothing new of what is desired, or does again.
 func (n *Node) feedLost(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.feed = ""
 	if err == nil {
 		select {
 		case n.heard <- struct{}{}:
 		default: // it will look at what is known now
 		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.feed = ""
-	if err == nil {
 		return
 	}
+	defer func() {
+		if n.settleRanges() {
+			n.sw.Publish(n.compiler.Publish())
+		}
+	}()
 	n.feed = err.Error() + "; what it told last stays in use"
 	if n.deaf {
 		n.feed = err.Error() + "; until it tells what services and policies there are, the node is not ready, and silent at its own addresses and at unknown ones, and new connections of its pods wait"

@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"vswitch/overlay/gossip"
 	"vswitch/vswitch"
 	"vswitch/vswitch/fib"
 	"vswitch/vswitch/packet"
@@ -24,10 +26,14 @@ func (n *Node) Status() Status {
 	defer n.mu.Unlock()
 	s := Status{
 		Name: n.cfg.Name, Version: Version, PID: os.Getpid(), Started: n.started,
-		Ready: len(n.pools) > 0 && n.refuse == "" && !n.deaf, Problems: slices.Clone(n.problems),
+		Ready: len(n.pools) > 0 && n.refuse == "" && !n.deaf && n.forwarding, Problems: slices.Clone(n.problems),
 		Underlay: n.link.underlay(), Gossip: g.Self.Gossip, Addresses: n.cfg.Addresses, PodCIDRs: n.ranges(),
 		Pods: len(n.pods), Peers: len(n.peers), Flows: n.conns.Len(), Generation: n.sw.Tables().Gen,
 		Drops: drops(n.sw.Drops()),
+	}
+	s.Life, s.Reached = life(&g.Self), map[string]Reached{}
+	for name, p := range n.peers {
+		s.Reached[name] = Reached{life(&p.Node), p.remote.PodCIDRs}
 	}
 	s.DesiredRevision, _ = n.revisions.present()
 	s.NodePort = n.ownStatus()
@@ -43,6 +49,8 @@ func (n *Node) Status() Status {
 	s.Problems = slices.Concat(s.Problems, slices.Sorted(maps.Values(n.portProblems)), n.strangers, n.health.problems(), n.link.problems(), g.Problems)
 	return s
 }
+
+func life(n *gossip.Node) string { return strconv.FormatUint(n.Life, 16) }
 
 // Nodes lists the nodes that this one knows, itself first.
 func (n *Node) Nodes() []NodeStatus {

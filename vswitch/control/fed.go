@@ -115,12 +115,15 @@ func tellNode(n *cluster.Node) *cluster.Node {
 	return &cluster.Node{Meta: identity(&n.Meta), Addresses: n.Addresses, ExtraAddresses: n.ExtraAddresses}
 }
 
-// tellPod leaves out all that changes with a pod's status. Who has which
-// addresses, nodes tell each other.
+// tellPod leaves out all that changes with a pod's status but its end, after which
+// it has no addresses. Who has which, nodes tell each other.
 func tellPod(p *cluster.Pod) *cluster.Pod {
 	out := &cluster.Pod{Meta: identity(&p.Meta), Node: p.Node, HostNetwork: p.HostNetwork,
 		InitContainers: tellPorts(p.InitContainers), Containers: tellPorts(p.Containers)}
 	out.Deleted = p.Deleted
+	if p.Ended() {
+		out.Phase = p.Phase
+	}
 	return out
 }
 

@@ -238,9 +238,10 @@ func TestFeedStatus(t *testing.T) {
 	}{
 		"status of a pod": {func(o *cluster.Objects) {
 			p := o.Pods[0]
-			p.Phase, p.Ready, p.Restarts, p.Reason, p.ResourceVersion = cluster.PodFailed, false, 9, "x", 100
+			p.Phase, p.Ready, p.Restarts, p.Reason, p.ResourceVersion = cluster.PodPending, false, 9, "x", 100
 			p.IPs, p.Statuses = nil, nil
 		}, 0},
+		"pod ended":          {func(o *cluster.Objects) { o.Pods[0].Phase = cluster.PodFailed }, 1},
 		"status of a node":   {func(o *cluster.Objects) { o.Nodes[0].Ready, o.Nodes[0].PodCIDRs = false, nil }, 0},
 		"source of a policy": {func(o *cluster.Objects) { o.NetworkPolicies[0].Source = "g.yaml:9" }, 0},
 		"label of a pod":     {func(o *cluster.Objects) { o.Pods[0].Labels = map[string]string{"app": "q"} }, 1},

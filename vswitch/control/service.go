@@ -35,6 +35,9 @@ func (a *applying) service(in *cluster.Service) {
 		a.index.claims.follow(a.tx.Own().Services)
 		f = a.index.claims.wishes(&v, cur)
 	}
+	if f == nil && len(v.Ingress) == 0 {
+		v.Ingress = a.index.claims.given(&v, in.Ingress, cur)
+	}
 	switch {
 	case f != nil:
 		a.refuse(cluster.KindService, &v.Meta, f.field, "%s", f.message)

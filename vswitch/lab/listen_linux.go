@@ -281,7 +281,8 @@ func (s *supervisor) nodeStatus() []Node {
 	out := []Node{}
 	for _, n := range nodes {
 		n.mu.Lock()
-		st := Node{Name: n.name, Ready: n.ready, Reason: n.problem, Held: n.held, Restarts: n.restarts,
+		ready, why := n.reported()
+		st := Node{Name: n.name, Ready: ready, Reason: why, Held: n.held, Restarts: n.restarts,
 			Underlay: n.under.vxlan, Gossip: n.under.gossip, Socket: n.socket(), PodCIDRs: n.status.PodCIDRs}
 		if n.proc != nil {
 			st.PID, st.Started = n.proc.Pid, n.started

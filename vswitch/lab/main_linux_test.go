@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func runFakeNode(config string) error {
 	if n.config.Labels["test"] == "fail" {
 		return fmt.Errorf("this node was told to fail")
 	}
-	n.cidr = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, n.config.Name[len(n.config.Name)-1], 0}), 24)
+	n.cidr = fakeRange(n.config.Name)
 	n.next = n.cidr.Addr().Next().Next()
 	if n.bridge, err = netns.NewFile(); err != nil {
 		return err
@@ -129,6 +130,9 @@ func runFakeNode(config string) error {
 	}); err != nil {
 		return err
 	}
+	if err := os.WriteFile(filepath.Join(n.config.RuntimeDir, fakeLife), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+		return err
+	}
 	socket := filepath.Join(n.config.RuntimeDir, agent.SocketName)
 	os.Remove(socket)
 	l, err := net.Listen("unix", socket)
@@ -139,11 +143,31 @@ func runFakeNode(config string) error {
 	return http.Serve(l, n.handler())
 }
 
+// fakeLife is the file by which fake nodes know each other.
+const fakeLife = "life"
+
+// reached says that the node reaches all others.
+func (n *fakeNode) reached() map[string]agent.Reached {
+	all := map[string]agent.Reached{}
+	files, _ := filepath.Glob(filepath.Join(filepath.Dir(n.config.RuntimeDir), "*", fakeLife)) // the pattern is well-formed
+	for _, f := range files {
+		name := filepath.Base(filepath.Dir(f))
+		if life, err := os.ReadFile(f); err == nil {
+			all[name] = agent.Reached{Life: string(life), PodCIDRs: []netip.Prefix{fakeRange(name)}}
+		}
+	}
+	return all
+}
+
+func fakeRange(name string) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, name[len(name)-1], 0}), 24)
+}
+
 func (n *fakeNode) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, agent.Status{Name: n.config.Name, PID: os.Getpid(), Ready: true, Underlay: n.config.Overlay.Listen,
-			PodCIDRs: []netip.Prefix{n.cidr}}, nil)
+			PodCIDRs: []netip.Prefix{n.cidr}, Life: strconv.Itoa(os.Getpid()), Reached: n.reached()}, nil)
 	})
 	mux.HandleFunc("GET /v1/pods", func(w http.ResponseWriter, r *http.Request) {
 		n.mu.Lock()
@@ -238,7 +262,7 @@ func (n *fakeNode) attachOwn(path string) error {
 // eventually waits until f returns "" and fails with what it says otherwise.
 func eventually(t testing.TB, f func() string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(60 * time.Second)
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		problem := f()
 		if problem == "" {

@@ -47,11 +47,17 @@ type node struct {
 	connected bool
 	started   time.Time
 	status    agent.Status
+	answers   bool // it did when it was asked last
+	// restored and joined are the lives in which it had its pods again, and in
+	// which it and all others knew each other; lacks is what is missing for that.
+	restored, joined, lacks string
+
+	ask chan struct{} // has it asked at once how it is
 }
 
 func newNode(ctx context.Context, sup *supervisor, name string) (*node, error) {
 	n := &node{sup: sup, name: name, dir: nodeDir(sup.dir, name), space: newSpace(sup.dir, name), changed: make(chan struct{}),
-		done: make(chan struct{}), log: sup.log.With("node", name), problem: "it is starting"}
+		done: make(chan struct{}), ask: make(chan struct{}, 1), log: sup.log.With("node", name), problem: "it is starting"}
 	var err error
 	if n.under, err = takeUnderlay(sup.random); err != nil {
 		return nil, fmt.Errorf("node %s: %w", name, err)
@@ -172,8 +178,12 @@ func (n *node) runOnce() string {
 		r.Close()
 	}()
 	n.update(func() { n.proc, n.started = cmd.Process, time.Now() })
-	ended := make(chan struct{})
-	go n.watch(ended)
+	ended, watched := make(chan struct{}), make(chan struct{})
+	watching, stopWatching := context.WithCancel(n.ctx)
+	go func() {
+		defer close(watched)
+		n.watch(watching)
+	}()
 	go func() {
 		select {
 		case <-ended:
@@ -188,7 +198,10 @@ func (n *node) runOnce() string {
 	}()
 	cmd.Wait()
 	close(ended)
-	n.update(func() { n.proc, n.ready = nil, false })
+	stopWatching()
+	<-watched // what it said last must not be noted when it has ended
+	n.update(func() { n.proc, n.ready, n.lacks = nil, false, "" })
+	n.sup.meet()
 	status := unix.WaitStatus(cmd.ProcessState.Sys().(syscall.WaitStatus))
 	if status.Signaled() {
 		return describe(status) // what it said last has nothing to do with it
@@ -206,28 +219,17 @@ func (n *node) lastWords() string {
 	return ": " + string(last)
 }
 
-// watch asks the node how it is until its process ends.
-func (n *node) watch(ended <-chan struct{}) {
+// watch asks the node how it is until ctx ends, with its process.
+func (n *node) watch(ctx context.Context) {
 	wait := 20 * time.Millisecond
 	for {
-		ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second)
-		status, err := n.client.Status(ctx)
-		if err == nil && status.Ready && n.notReady() != nil {
-			if err := n.connect(ctx); err != nil {
-				status.Ready, status.Problems = false, []string{err.Error()}
-			} else if now, err := n.client.Status(ctx); err == nil {
-				status = now // what it lacked without its port, it has
-			}
-		}
-		cancel()
-		select {
-		case <-ended:
+		status, err := n.askOnce(ctx)
+		if ctx.Err() != nil {
 			return
-		default:
 		}
 		n.see(status, err)
 		switch {
-		case err == nil && status.Ready && status.Peers >= n.sup.ready()-1:
+		case err == nil && status.Ready && !n.sup.unmet():
 			wait = 2 * time.Second
 		case wait > time.Second:
 			wait = 20 * time.Millisecond // there is another node to be met
@@ -235,11 +237,28 @@ func (n *node) watch(ended <-chan struct{}) {
 			wait *= 2
 		}
 		select {
-		case <-ended:
+		case <-ctx.Done():
 			return
+		case <-n.ask:
 		case <-time.After(wait):
 		}
 	}
+}
+
+// askOnce asks the node how it is, and connects it when it is ready.
+func (n *node) askOnce(ctx context.Context) (agent.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	status, err := n.client.Status(ctx)
+	if err != nil || !status.Ready || n.notReady() == nil {
+		return status, err
+	}
+	if err := n.connect(ctx); err != nil {
+		status.Ready, status.Problems = false, []string{err.Error()}
+	} else if now, err := n.client.Status(ctx); err == nil {
+		status = now // what it lacked without its port, it has
+	}
+	return status, nil
 }
 
 // connect attaches the node's namespace to the switch, or confirms that it is.
@@ -264,9 +283,10 @@ func (n *node) connect(ctx context.Context) error {
 // see notes what the node says of itself.
 func (n *node) see(status agent.Status, err error) {
 	n.mu.Lock()
-	was, knew := n.ready, n.status.Peers
+	was := n.ready
 	n.mu.Unlock()
 	n.update(func() {
+		n.answers = err == nil
 		if err != nil {
 			// It may be busy; only the end of the process makes it not ready.
 			if !n.ready {
@@ -282,13 +302,12 @@ func (n *node) see(status agent.Status, err error) {
 			}
 		}
 	})
-	if err == nil && status.Peers != knew {
-		n.sup.poke()
-	}
 	if err == nil && status.Ready && !was {
 		n.log.Info("node is ready", "vtep", status.Underlay, "podCIDRs", status.PodCIDRs)
-		go n.sup.restorePods(n)
+		go n.sup.restorePods(n, status.Life)
+		n.sup.askAll()
 	}
+	n.sup.meet()
 }
 
 // update changes the node's state under its lock and tells those who wait.
@@ -297,7 +316,8 @@ func (n *node) update(change func()) {
 	change()
 	close(n.changed)
 	n.changed = make(chan struct{})
-	seen := &cluster.Node{Meta: cluster.Meta{Name: n.name}, Ready: n.ready, Reason: n.problem}
+	seen := &cluster.Node{Meta: cluster.Meta{Name: n.name}}
+	seen.Ready, seen.Reason = n.reported()
 	if n.ready {
 		seen.PodCIDRs, seen.Addresses, seen.Underlay = n.status.PodCIDRs, n.status.Addresses, n.status.Underlay
 	}
@@ -305,7 +325,17 @@ func (n *node) update(change func()) {
 	n.sup.reportNode(seen)
 }
 
-// notReady says why the node is not ready; nil if it is.
+// reported is whether the node is called ready, and why not; called with mu held.
+func (n *node) reported() (ready bool, why string) {
+	if n.ready {
+		if err := n.lack(); err != nil {
+			return false, err.Error()
+		}
+	}
+	return n.ready, n.problem
+}
+
+// notReady says why the node's process is not ready; nil if it is.
 func (n *node) notReady() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -313,17 +343,6 @@ func (n *node) notReady() error {
 		return nil
 	}
 	return fmt.Errorf("node %s is not ready: %s", n.name, n.problem)
-}
-
-// notMet says how many other nodes the node does not know yet; nil if it knows
-// all of them.
-func (n *node) notMet(others int) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.status.Peers >= others {
-		return nil
-	}
-	return fmt.Errorf("node %s knows %d of %d other nodes", n.name, n.status.Peers, others)
 }
 
 // waitReady waits until the node answers, or ctx ends.

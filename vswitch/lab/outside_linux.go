@@ -135,7 +135,7 @@ func (o *outside) connect(ctx context.Context, n *node) error {
 		return err
 	}
 	to := outsideNode{name: n.name, addrs: slices.Concat(spec.Addresses, spec.ExtraAddresses), mac: mac,
-		to: &net.UnixAddr{Name: socket, Net: "unixgram"}, ready: func() bool { return n.notReady() == nil }}
+		to: &net.UnixAddr{Name: socket, Net: "unixgram"}, ready: func() bool { return n.notJoined() == nil }}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.nodes = slices.DeleteFunc(o.nodes, func(x outsideNode) bool { return x.name == n.name })

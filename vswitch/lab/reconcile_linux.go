@@ -138,19 +138,8 @@ func (s *supervisor) pod(namespace, name string) (*pod, error) {
 	return nil, failure(ErrNotFound, "there is no pod %s", key)
 }
 
-// restorePods makes a node that came back know its pods, and no others.
-func (s *supervisor) restorePods(n *node) {
-	s.mu.Lock()
-	var own []*pod
-	for _, p := range s.pods {
-		if p.spec.Node == n.name {
-			own = append(own, p)
-		}
-	}
-	s.mu.Unlock()
-	for _, p := range own {
-		go p.reattach(n)
-	}
+// forgetOthers makes the node forget pods that are none of the cluster any more.
+func (n *node) forgetOthers(s *supervisor) {
 	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second)
 	defer cancel()
 	known, err := n.client.Pods(ctx)

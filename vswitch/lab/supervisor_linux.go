@@ -218,31 +218,6 @@ func (s *supervisor) nodeProblem() error {
 	return nil
 }
 
-// meetProblem says which node does not know all others: traffic to them would
-// have no route.
-func (s *supervisor) meetProblem() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range s.nodes {
-		if err := n.notMet(len(s.nodes) - 1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ready counts the nodes that are ready.
-func (s *supervisor) ready() (count int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range s.nodes {
-		if n.notReady() == nil {
-			count++
-		}
-	}
-	return count
-}
-
 // shutdown ends all pods, then all nodes, so that pods can say goodbye.
 func (s *supervisor) shutdown() {
 	s.down()
