@@ -308,10 +308,15 @@ var routeWords = [...]string{
 	fib.Outside: "{addr} is outside",
 }
 
-// masquerade gives the packet the node's own address as its source.
+// masquerade gives the packet the node's own address as its source, or the
+// gateway's on the way to the node itself: no kernel takes a packet that comes
+// from outside and has its own address for the source.
 func (d *decider) masquerade(w *passage) {
 	if w.masquerade {
 		w.to.Src = d.tables.own(&w.to.Dst)
+		if g := d.tables.gateway(&w.to.Dst); (w.hop.Kind == fib.Host || w.hop.Kind == fib.Local) && g != (packet.Addr{}) {
+			w.to.Src = g
+		}
 		d.did("masquerade", "the source becomes {addr}", "", &w.to.Src)
 	}
 	if d.rec != nil {

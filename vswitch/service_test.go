@@ -392,3 +392,23 @@ func FuzzServiceNAT(f *testing.F) {
 		sameFrame("answer", got.frame, frame(macA, macGW, front, client, 80, sport, hop), sent)
 	})
 }
+
+// TestServiceOfTheNodeItself: behind a service may be the node whose own packets, or those
+// that leave with its address, go there. It hears them from the gateway, because no kernel
+// takes its own address for somebody else's, and the answers come back translated.
+func TestServiceOfTheNodeItself(t *testing.T) {
+	r := newEdgeRig(t)
+	r.tables.Routes = r.tables.Routes.Insert(netip.MustParsePrefix(node4+"/32"), &fib.Hop{Kind: fib.Host, Port: r.ids["node"], MTU: 1500, Name: "node1"})
+	r.serve(0, node4)
+	r.send("node", build(t, macGW, [6]byte{}, node4, vip, udpPorts(1000, 80), 10))
+	to := decode(t, r.only("node").frame)
+	if got := to.NetworkLayer().NetworkFlow().String(); got != gw4+"->"+node4 {
+		t.Fatalf("the node hears %s", got)
+	}
+	l := to.TransportLayer().(*layers.UDP)
+	r.send("node", build(t, macGW, [6]byte{}, node4, gw4, udpPorts(uint16(l.DstPort), uint16(l.SrcPort)), 10))
+	back := decode(t, r.only("node").frame)
+	if got := back.NetworkLayer().NetworkFlow().String() + " " + back.TransportLayer().TransportFlow().String(); got != vip+"->"+node4+" 80->1000" {
+		t.Errorf("the answer is %s", got)
+	}
+}
