@@ -186,8 +186,8 @@ func flowService() *cluster.Changes {
 	w := store.Watch()
 	defer w.Close()
 	_ = store.Update(cluster.Desired, func(tx *cluster.Txn) error { // fails for no reason but fn's
-		tx.PutService(svc)
-		tx.PutEndpointSlice(slice)
+		tx.Put(svc)
+		tx.Put(slice)
 		return nil
 	})
 	c := w.Next()

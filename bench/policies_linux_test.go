@@ -31,15 +31,15 @@ func manyPolicies(tb testing.TB) *cluster.Changes {
 	w := store.Watch()
 	defer w.Close()
 	must(tb, store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-		tx.PutNamespace(&cluster.Namespace{Meta: cluster.Meta{Name: "bench"}})
-		tx.PutPod(pod("a", "node1", addrA))
-		tx.PutPod(pod("far", "node2", addrFar))
+		tx.Put(&cluster.Namespace{Meta: cluster.Meta{Name: "bench"}})
+		tx.Put(pod("a", "node1", addrA))
+		tx.Put(pod("far", "node2", addrFar))
 		for i := range policiesInUse {
 			who := "nobody-" + fmt.Sprint(i)
 			if i == policiesInUse-1 {
 				who = "a"
 			}
-			tx.PutNetworkPolicy(&cluster.NetworkPolicy{
+			tx.Put(&cluster.NetworkPolicy{
 				Meta: cluster.Meta{Namespace: "bench", Name: fmt.Sprintf("p%04d", i)}, Pods: *labelled("far"), IsolatesIngress: true,
 				Ingress: []cluster.PolicyRule{{Action: cluster.ActionAccept, Ports: port,
 					Peers: []cluster.PolicyPeer{{Pods: labelled(who)}, {Blocks: []cluster.IPBlock{{CIDR: blockOf(i)}}}}}},

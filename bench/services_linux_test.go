@@ -29,8 +29,8 @@ func oneService(tb testing.TB, h host) *cluster.Changes {
 	w := store.Watch()
 	defer w.Close()
 	must(tb, store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-		tx.PutService(svc)
-		tx.PutEndpointSlice(slice)
+		tx.Put(svc)
+		tx.Put(slice)
 		return nil
 	}))
 	c := w.Next()

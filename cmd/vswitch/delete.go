@@ -61,11 +61,7 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 			return nil, bad(fmt.Errorf("%q is no kind of object; use pod, deployment, service, networkpolicy, clusternetworkpolicy, node or namespace", args[0]))
 		}
 		for _, name := range args[1:] {
-			r := cluster.Ref{Kind: kind, Key: cluster.Key{Namespace: namespace, Name: name}}
-			if !kind.Namespaced() {
-				r.Namespace = ""
-			}
-			refs = append(refs, r)
+			refs = append(refs, kind.Ref(cluster.Key{Namespace: namespace, Name: name}))
 		}
 		return refs, nil
 	}

@@ -53,13 +53,8 @@ func withKind(k *getKind, r row) row {
 	}
 	r.cells = slices.Clone(r.cells)
 	resource := k.resource()
-	switch r.value.(type) {
-	case *cluster.NetworkPolicy:
-		resource = cluster.KindNetworkPolicy.Resource()
-	case *cluster.ClusterNetworkPolicy:
-		resource = cluster.KindClusterNetworkPolicy.Resource()
-	case *cluster.Namespace:
-		resource = cluster.KindNamespace.Resource()
+	if o, ok := r.value.(cluster.Object); ok {
+		resource = o.Kind().Resource()
 	}
 	r.cells[i] = resource + "/" + r.cells[i]
 	return r
@@ -154,10 +149,8 @@ func (g *getOptions) printEvent(e event) error {
 
 // valueJSON is an object in Kubernetes form, or an entry of a table as it is.
 func valueJSON(value any) ([]byte, error) {
-	switch value.(type) {
-	case *cluster.Pod, *cluster.Node, *cluster.Namespace, *cluster.Deployment, *cluster.Service, *cluster.Endpoints, *cluster.EndpointSlice,
-		*cluster.NetworkPolicy, *cluster.ClusterNetworkPolicy:
-		return kube.Encode(value, kube.JSON)
+	if o, ok := value.(cluster.Object); ok {
+		return kube.Encode(o, kube.JSON)
 	}
 	return json.Marshal(value)
 }

@@ -106,7 +106,7 @@ func (m *memoryStage) report(p *memoryPod) error {
 		}
 	}
 	return m.control.Store().Update(cluster.Local, func(tx *cluster.Txn) error {
-		tx.PutPod(seen)
+		tx.Put(seen)
 		return nil
 	})
 }
@@ -121,7 +121,7 @@ func (m *memoryStage) remove(p *memoryPod) {
 	delete(m.pods, p.spec.Key())
 	m.failed = errors.Join(m.failed, p.end(),
 		m.control.Store().Update(cluster.Local, func(tx *cluster.Txn) error {
-			tx.DeletePod(p.spec.Key())
+			tx.Delete(cluster.RefOf(p.spec))
 			return nil
 		}),
 		m.control.PodGone(p.spec.Key(), p.spec.UID))

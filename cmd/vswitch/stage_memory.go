@@ -231,7 +231,7 @@ func (m *memoryStage) AddNode(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return n.Name, m.control.Store().Update(cluster.Local, func(tx *cluster.Txn) error {
-		tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: n.Name}, Ready: true})
+		tx.Put(&cluster.Node{Meta: cluster.Meta{Name: n.Name}, Ready: true})
 		return nil
 	})
 }

@@ -62,8 +62,8 @@ func many(tb testing.TB) *cluster.Store {
 	store := cluster.NewStore()
 	err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 		for i := range manyServices {
-			tx.PutService(manyService(i))
-			tx.PutEndpointSlice(manySlice(i, -1))
+			tx.Put(manyService(i))
+			tx.Put(manySlice(i, -1))
 		}
 		return nil
 	})
@@ -140,7 +140,7 @@ func BenchmarkEndpointChange(b *testing.B) {
 			unready, left = -1, perService
 		}
 		err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-			tx.PutEndpointSlice(manySlice(i, unready))
+			tx.Put(manySlice(i, unready))
 			return nil
 		})
 		if err != nil {
@@ -198,7 +198,7 @@ func BenchmarkPodChange(b *testing.B) {
 	}
 	report := func(tx *cluster.Txn, i, e int, ready bool) {
 		p := tx.State().Pod(cluster.Key{Namespace: "bench", Name: fmt.Sprintf("s%d-%d", i, e)})
-		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}, Node: p.Node,
+		tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: p.Namespace, Name: p.Name, UID: p.UID}, Node: p.Node,
 			IPs: []netip.Addr{manyIP(128, i*perService+e)}, Phase: cluster.PodRunning, Ready: ready})
 	}
 	err = store.Update(cluster.Local, func(tx *cluster.Txn) error {
@@ -262,8 +262,8 @@ func TestEndpointChangeIsLocal(t *testing.T) {
 		store := cluster.NewStore()
 		put := func(i, unready int) {
 			if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-				tx.PutService(manyService(i))
-				tx.PutEndpointSlice(manySlice(i, unready))
+				tx.Put(manyService(i))
+				tx.Put(manySlice(i, unready))
 				return nil
 			}); err != nil {
 				t.Fatal(err)

@@ -59,7 +59,7 @@ func (l *lone) feed(t *testing.T, store *cluster.Store) (stop func()) {
 func putPod(t *testing.T, store *cluster.Store, r PodRequest) {
 	t.Helper()
 	if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels}, Node: "node1"})
+		tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: r.Namespace, Name: r.Name, UID: r.UID, Labels: r.Labels}, Node: "node1"})
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -96,11 +96,11 @@ func ask(ns string, to netip.AddrPort) (string, error) {
 func webService(port uint16, e cluster.Endpoint) func(*cluster.Txn) error {
 	return func(tx *cluster.Txn) error {
 		e.Addresses, e.Node = addrs("10.244.1.9"), "node1"
-		tx.PutService(&cluster.Service{
+		tx.Put(&cluster.Service{
 			Meta: cluster.Meta{Namespace: "x", Name: "web"}, Type: cluster.ServiceLoadBalancer, ExternalLocal: true,
 			HealthCheckPort: port, ClusterIPs: addrs("10.96.0.5"), Ports: []cluster.ServicePort{{Protocol: packet.ProtoTCP, Port: 80}},
 		})
-		tx.PutEndpointSlice(&cluster.EndpointSlice{
+		tx.Put(&cluster.EndpointSlice{
 			Meta:   cluster.Meta{Namespace: "x", Name: "web-1", Labels: map[string]string{cluster.LabelServiceName: "web"}},
 			Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Protocol: packet.ProtoTCP, Port: 8080}}, Endpoints: []cluster.Endpoint{e},
 		})
@@ -196,7 +196,7 @@ func TestHealthCheckNodePort(t *testing.T) {
 	}
 	answers(30501, one)
 	put(func(tx *cluster.Txn) error {
-		tx.DeleteService(cluster.Key{Namespace: "x", Name: "web"})
+		tx.Delete(cluster.KindService.Ref(cluster.Key{Namespace: "x", Name: "web"}))
 		return nil
 	})
 	refused(30501)

@@ -115,10 +115,10 @@ func (n *Node) hearPods(s *gossip.State) {
 	}
 	n.tell(cluster.Gossip, func(tx *cluster.Txn) {
 		for _, name := range gone {
-			tx.DeleteNode(name)
+			tx.Delete(cluster.KindNode.Ref(cluster.Key{Name: name}))
 		}
 		for _, o := range changed {
-			tx.PutNode(n.saidNode(o))
+			tx.Put(n.saidNode(o))
 		}
 		for k := range touched {
 			n.putSaid(tx, k)
@@ -159,10 +159,10 @@ func (n *Node) putSaid(tx *cluster.Txn, k cluster.Key) {
 		}
 	}
 	if best == nil {
-		tx.DeletePod(k)
+		tx.Delete(cluster.KindPod.Ref(k))
 		return
 	}
-	tx.PutPod(best)
+	tx.Put(best)
 }
 
 // hearAgain looks anew at pods that two nodes say they have, and of which the
@@ -193,6 +193,6 @@ func (n *Node) tellSelf() {
 		own = n.cfg.hostAddresses()
 	}
 	n.tell(cluster.Local, func(tx *cluster.Txn) {
-		tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: n.cfg.Name, Labels: n.cfg.Labels}, Addresses: n.cfg.Addresses, ExtraAddresses: own, Ready: true})
+		tx.Put(&cluster.Node{Meta: cluster.Meta{Name: n.cfg.Name, Labels: n.cfg.Labels}, Addresses: n.cfg.Addresses, ExtraAddresses: own, Ready: true})
 	})
 }

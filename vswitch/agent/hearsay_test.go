@@ -66,8 +66,8 @@ func TestHearsay(t *testing.T) {
 	n.hearing(saidBy("node2", "10.244.2.0/24", a, b))
 	n.knows(t, "gossip only", "a", "10.244.2.2", "old")
 	n.feeding(func(tx *cluster.Txn) {
-		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: "u1", Labels: map[string]string{"app": "new"}}, Node: "node2"})
-		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "b", UID: "u3", Labels: map[string]string{"app": "other"}}, Node: "node2"})
+		tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: "u1", Labels: map[string]string{"app": "new"}}, Node: "node2"})
+		tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "b", UID: "u3", Labels: map[string]string{"app": "other"}}, Node: "node2"})
 	})
 	n.knows(t, "with the feed", "a", "10.244.2.2", "new")
 	n.knows(t, "another pod of the name", "b", "", "other")
@@ -111,7 +111,7 @@ func TestHearsayTwice(t *testing.T) {
 				n.hearing(old, now)
 			case 2:
 				n.feeding(func(tx *cluster.Txn) {
-					tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: "new", Labels: map[string]string{"app": "fed"}}, Node: "node3"})
+					tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: "new", Labels: map[string]string{"app": "fed"}}, Node: "node3"})
 				})
 			}
 		}
@@ -132,7 +132,7 @@ func TestVouch(t *testing.T) {
 	n.pods["x/a"], n.pods["x/vm"] = own, vm
 	fed := func(uid, app string) func(tx *cluster.Txn) {
 		return func(tx *cluster.Txn) {
-			tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: uid, Labels: map[string]string{"app": app}}, Node: "node1"})
+			tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: uid, Labels: map[string]string{"app": app}}, Node: "node1"})
 		}
 	}
 	n.vouchAll()
@@ -150,7 +150,7 @@ func TestVouch(t *testing.T) {
 		t.Errorf("the node's own %v, to be announced: %v; want what the feed says", own.Labels, n.relabelled)
 	}
 	n.feeding(fed("u1", "now"))
-	n.feeding(func(tx *cluster.Txn) { tx.DeletePod(cluster.Key{Namespace: "x", Name: "a"}) })
+	n.feeding(func(tx *cluster.Txn) { tx.Delete(cluster.KindPod.Ref(cluster.Key{Namespace: "x", Name: "a"})) })
 	n.knows(t, "withdrawn before it is gone", "a", "10.244.1.2", "now")
 	n.feeding(fed("u2", "next"))
 	n.knows(t, "its successor is told before it is gone", "a", "", "next")

@@ -70,7 +70,7 @@ func (n *Node) vouch(p *attachedPod) {
 		// as what it was.
 		seen.Labels, seen.Containers, seen.InitContainers = t.Labels, t.Containers, t.InitContainers
 	}
-	n.tell(cluster.Local, func(tx *cluster.Txn) { tx.PutPod(seen) })
+	n.tell(cluster.Local, func(tx *cluster.Txn) { tx.Put(seen) })
 	if !maps.Equal(p.Labels, seen.Labels) {
 		p.Labels, n.relabelled = seen.Labels, true
 	}
@@ -79,7 +79,9 @@ func (n *Node) vouch(p *attachedPod) {
 // disown takes a pod's addresses back. Called with mu held.
 func (n *Node) disown(p *attachedPod) {
 	if n.cfg.Control != "" {
-		n.tell(cluster.Local, func(tx *cluster.Txn) { tx.DeletePod(cluster.Key{Namespace: p.Namespace, Name: p.Name}) })
+		n.tell(cluster.Local, func(tx *cluster.Txn) {
+			tx.Delete(cluster.KindPod.Ref(cluster.Key{Namespace: p.Namespace, Name: p.Name}))
+		})
 	}
 }
 

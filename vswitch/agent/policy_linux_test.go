@@ -100,7 +100,7 @@ func (g *guarded) request(name, ip string) PodRequest {
 
 func (g *guarded) attach(name, ip string) PodStatus {
 	g.t.Helper()
-	g.update(func(tx *cluster.Txn) { tx.PutPod(pod(name, name)) })
+	g.update(func(tx *cluster.Txn) { tx.Put(pod(name, name)) })
 	return g.node.pod(g.request(name, ip))
 }
 
@@ -263,8 +263,8 @@ func TestB21PolicyBeforePod(t *testing.T) {
 		}()
 		time.Sleep(20 * time.Millisecond) // the node has the request, most likely
 		g.update(func(tx *cluster.Txn) {
-			tx.PutPod(pod(name, "web"))
-			tx.PutNetworkPolicy(guard("guard"))
+			tx.Put(pod(name, "web"))
+			tx.Put(guard("guard"))
 		})
 		if err := <-attached; err != nil {
 			t.Fatal(err)
@@ -298,7 +298,9 @@ func TestB21PolicyBeforePod(t *testing.T) {
 		// A machine that stands still for a while drops some before the switch.
 		g.dropped("NetworkPolicy x/guard", "x/"+name, uint64(in.Load()-from)/2)
 		if i == 2 { // from now on, without the policy; it comes with the pod
-			g.enforced(g.update(func(tx *cluster.Txn) { tx.DeleteNetworkPolicy(cluster.Key{Namespace: "x", Name: "guard"}) }))
+			g.enforced(g.update(func(tx *cluster.Txn) {
+				tx.Delete(cluster.KindNetworkPolicy.Ref(cluster.Key{Namespace: "x", Name: "guard"}))
+			}))
 		}
 	}
 	// One may be late because the machine is busy.
@@ -312,7 +314,7 @@ func TestB21PolicyBeforePod(t *testing.T) {
 // ones work when it has heard.
 func TestPolicyRestart(t *testing.T) {
 	g := newGuarded(t)
-	g.update(func(tx *cluster.Txn) { tx.PutPod(pod("web", "web")); tx.PutNetworkPolicy(guard("guard")) })
+	g.update(func(tx *cluster.Txn) { tx.Put(pod("web", "web")); tx.Put(guard("guard")) })
 	web := g.node.pod(g.request("web", "10.244.1.20"))
 	heard := listenUDP(t, web.NetNS)
 	serveTCP(t, web.NetNS)
@@ -390,7 +392,7 @@ func TestPolicyEnforced(t *testing.T) {
 			l.feed(t, store)
 			l.node = startNode(t, l.ns, l.cfg)
 			l.node.ready(0)
-			g.update(func(tx *cluster.Txn) { tx.PutNetworkPolicy(guard("guard")) })
+			g.update(func(tx *cluster.Txn) { tx.Put(guard("guard")) })
 			friend := g.attach("friend", "10.244.1.10")
 			web := g.attach("web", "10.244.1.20")
 			serveTCP(t, web.NetNS)
@@ -438,7 +440,7 @@ func TestPolicyEnforced(t *testing.T) {
 			was := pod("friend", "friend")
 			now := *was
 			now.Labels = map[string]string{"app": "foe"}
-			g.enforced(g.update(func(tx *cluster.Txn) { tx.PutPod(&now) }))
+			g.enforced(g.update(func(tx *cluster.Txn) { tx.Put(&now) }))
 			if err := once(true); err == nil || err.Error() != "0 of 20 datagrams came" {
 				t.Errorf("after the label is gone: %v, want none to pass", err)
 			}
@@ -452,19 +454,21 @@ func TestPolicyEnforced(t *testing.T) {
 			if err != nil || pods[0].Labels["app"] != "foe" {
 				t.Errorf("the node shows %v, error %v; want the label that is in force", pods, err)
 			}
-			g.enforced(g.update(func(tx *cluster.Txn) { tx.PutPod(was) }))
+			g.enforced(g.update(func(tx *cluster.Txn) { tx.Put(was) }))
 			if err := once(false); err != nil {
 				t.Errorf("when the label is back: %v", err)
 			}
 			g.enforced(g.update(func(tx *cluster.Txn) {
 				none := guard("guard")
 				none.Ingress = nil
-				tx.PutNetworkPolicy(none)
+				tx.Put(none)
 			}))
 			if err := once(true); err == nil || os.IsTimeout(err) {
 				t.Errorf("when the rule is gone: %v, want none to pass", err)
 			}
-			g.enforced(g.update(func(tx *cluster.Txn) { tx.DeleteNetworkPolicy(cluster.Key{Namespace: "x", Name: "guard"}) }))
+			g.enforced(g.update(func(tx *cluster.Txn) {
+				tx.Delete(cluster.KindNetworkPolicy.Ref(cluster.Key{Namespace: "x", Name: "guard"}))
+			}))
 			if err := once(false); err != nil {
 				t.Errorf("without a policy: %v", err)
 			}

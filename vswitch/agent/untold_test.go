@@ -27,14 +27,14 @@ func TestRangesTold(t *testing.T) {
 		}
 	}
 	node := func(name string) func(*cluster.Txn) {
-		return func(tx *cluster.Txn) { tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: name}}) }
+		return func(tx *cluster.Txn) { tx.Put(&cluster.Node{Meta: cluster.Meta{Name: name}}) }
 	}
 	fed := func(name, uid string, ended bool) func(*cluster.Txn) {
 		p := &cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: name, UID: uid}, Node: "node2"}
 		if ended {
 			p.Phase = cluster.PodSucceeded
 		}
-		return func(tx *cluster.Txn) { tx.PutPod(p) }
+		return func(tx *cluster.Txn) { tx.Put(p) }
 	}
 	a, b := saidPod("a", "u1", "10.244.2.2", "a"), saidPod("b", "u2", "10.244.2.3", "b")
 
@@ -53,7 +53,7 @@ func TestRangesTold(t *testing.T) {
 	expect("one that has ended needs no address", "[10.244.0.0/16 10.244.2.0/24] []")
 	n.feeding(fed("next", "u4", false))
 	expect("one more", "[10.244.0.0/16] [10.244.2.0/24]")
-	n.feeding(func(tx *cluster.Txn) { tx.DeletePod(cluster.Key{Namespace: "x", Name: "next"}) })
+	n.feeding(func(tx *cluster.Txn) { tx.Delete(cluster.KindPod.Ref(cluster.Key{Namespace: "x", Name: "next"})) })
 	expect("which is not wanted any more", "[10.244.0.0/16 10.244.2.0/24] []")
 	n.feeding(node("node3"))
 	expect("a node that nobody has heard of", "[10.244.2.0/24] []")
@@ -75,9 +75,9 @@ func TestRangesSettled(t *testing.T) {
 	p := &cluster.NetworkPolicy{Meta: cluster.Meta{Namespace: "x", Name: "p"}, IsolatesEgress: true,
 		Egress: []cluster.PolicyRule{{Action: cluster.ActionAccept, Peers: []cluster.PolicyPeer{{Pods: &friends}}}}}
 	n.feeding(func(tx *cluster.Txn) {
-		tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: "node2"}})
-		tx.PutPod(web)
-		tx.PutNetworkPolicy(p)
+		tx.Put(&cluster.Node{Meta: cluster.Meta{Name: "node2"}})
+		tx.Put(web)
+		tx.Put(p)
 	})
 	n.hearing(saidBy("node2", "10.244.2.0/24", saidPod("a", "u1", "10.244.2.2", "a")))
 	changes := new(cluster.State).Diff(n.store.State())

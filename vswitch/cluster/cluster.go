@@ -56,7 +56,8 @@ type Meta struct {
 // Key returns the object's name.
 func (m *Meta) Key() Key { return Key{m.Namespace, m.Name} }
 
-func (m *Meta) meta() *Meta { return m }
+// Metadata returns m itself.
+func (m *Meta) Metadata() *Meta { return m }
 
 // Namespace groups objects; policy selects it by label.
 type Namespace struct {

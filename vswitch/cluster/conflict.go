@@ -10,7 +10,7 @@ import (
 type Conflict struct {
 	Ref Ref
 	// Object is the later one of the two, which is to blame.
-	Object *Meta
+	Object Object
 	// Field is its field, in Kubernetes' words: "spec.podCIDRs[0]".
 	Field   string
 	Message string
@@ -29,7 +29,7 @@ func Conflicts(nodes []*Node, pods []*Pod) []Conflict {
 		for i, list := 0, slices.Concat(n.Addresses, n.ExtraAddresses); i < len(list); i++ {
 			owner, taken := addrs[list[i]]
 			if taken && owner != "Node "+n.Name {
-				out = append(out, Conflict{Ref{KindNode, n.Key()}, &n.Meta, "status.addresses",
+				out = append(out, Conflict{RefOf(n), n, "status.addresses",
 					fmt.Sprintf("%s is also the address of %s", list[i], owner)})
 				continue
 			}
@@ -43,7 +43,7 @@ func Conflicts(nodes []*Node, pods []*Pod) []Conflict {
 		}
 		for i, a := range p.IPs {
 			bad := func(format string, args ...any) {
-				out = append(out, Conflict{Ref{KindPod, p.Key()}, &p.Meta,
+				out = append(out, Conflict{RefOf(p), p,
 					fmt.Sprintf("status.podIPs[%d].ip", i), fmt.Sprintf(format, args...)})
 			}
 			if owner, taken := addrs[a]; taken {
@@ -118,7 +118,7 @@ func overlaps(nodes []*Node) []Conflict {
 	var out []Conflict
 	for _, f := range found {
 		n, other := nodes[f.later.order], nodes[f.earlier.order]
-		out = append(out, Conflict{Ref{KindNode, n.Key()}, &n.Meta, fmt.Sprintf("spec.podCIDRs[%d]", f.later.cidr),
+		out = append(out, Conflict{RefOf(n), n, fmt.Sprintf("spec.podCIDRs[%d]", f.later.cidr),
 			fmt.Sprintf("%s overlaps %s of Node %s", f.later.prefix, f.earlier.prefix, other.Name)})
 	}
 	return out
@@ -138,7 +138,7 @@ func ServiceConflicts(services []*Service) []Conflict {
 	ips, ports := map[netip.Addr]*Service{}, map[nodePort]*Service{}
 	for _, v := range services {
 		bad := func(field, format string, args ...any) {
-			out = append(out, Conflict{Ref{KindService, v.Key()}, &v.Meta, field, fmt.Sprintf(format, args...)})
+			out = append(out, Conflict{RefOf(v), v, field, fmt.Sprintf(format, args...)})
 		}
 		claim := func(p nodePort, field string) {
 			if p.port == 0 {

@@ -1,5 +1,7 @@
 package cluster
 
+import "iter"
+
 // State is the cluster at one revision. It never changes; a newer State shares
 // with it all that did not change.
 type State struct {
@@ -14,6 +16,39 @@ type State struct {
 	Endpoints              Table[Endpoints]
 	NetworkPolicies        Table[NetworkPolicy]
 	ClusterNetworkPolicies Table[ClusterNetworkPolicy]
+}
+
+// All returns all objects, namespaces first, each kind in order of key.
+func (s *State) All() iter.Seq[Object] { return s.each(nil) }
+
+// In returns all objects of one namespace, in the order of All.
+func (s *State) In(namespace string) iter.Seq[Object] { return s.each(&namespace) }
+
+func (s *State) each(namespace *string) iter.Seq[Object] {
+	return func(yield func(Object) bool) {
+		for _, k := range kinds {
+			if !k.each(s, namespace, yield) {
+				return
+			}
+		}
+	}
+}
+
+// Get returns the object, or nil.
+func (s *State) Get(r Ref) Object {
+	if k := r.Kind.find(); k != nil {
+		return k.get(s, r.Key)
+	}
+	return nil
+}
+
+// Objects returns all objects.
+func (s *State) Objects() *Objects {
+	var o Objects
+	for v := range s.All() {
+		o.Add(v)
+	}
+	return &o
 }
 
 // Namespace returns the namespace, or nil.
@@ -54,6 +89,18 @@ type Changes struct {
 	ClusterNetworkPolicies []Change[ClusterNetworkPolicy]
 }
 
+// All returns all changes, in the order of State.All: the object before and
+// after, nil where it was not there.
+func (c *Changes) All() iter.Seq2[Object, Object] {
+	return func(yield func(old, now Object) bool) {
+		for _, k := range kinds {
+			if !k.changed(c, yield) {
+				return
+			}
+		}
+	}
+}
+
 // Empty reports whether nothing changed.
 func (c *Changes) Empty() bool {
 	return len(c.Namespaces)+len(c.Nodes)+len(c.Pods)+len(c.Deployments)+
@@ -65,7 +112,7 @@ func (c *Changes) Empty() bool {
 // between is not mentioned; one that was replaced by another of the same name
 // is one Change, whose UIDs differ.
 func (s *State) Diff(newer *State) Changes {
-	return Changes{
+	return Changes{ // by name, so that it needs no memory where little changes
 		From: s, To: newer,
 		Namespaces:             s.Namespaces.Diff(newer.Namespaces),
 		Nodes:                  s.Nodes.Diff(newer.Nodes),

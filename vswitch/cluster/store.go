@@ -51,24 +51,12 @@ type Store struct {
 	state    atomic.Pointer[State]
 }
 
-// kinds holds one kind of object: what each source says, and the merged whole.
-type kinds[T any] struct {
-	parts  [sources]Table[T]
-	merged Table[T]
-}
-
-// world is all that a Store knows. It is a handful of pointers: a transaction
-// works on a copy and leaves the Store's alone until it commits.
+// world is all that a Store knows: what each source says, and the merged whole.
+// It is a handful of pointers: a transaction works on a copy and leaves the
+// Store's alone until it commits.
 type world struct {
-	namespaces      kinds[Namespace]
-	nodes           kinds[Node]
-	pods            kinds[Pod]
-	deployments     kinds[Deployment]
-	services        kinds[Service]
-	slices          kinds[EndpointSlice]
-	endpoints       kinds[Endpoints]
-	policies        kinds[NetworkPolicy]
-	clusterPolicies kinds[ClusterNetworkPolicy]
+	parts  [sources]State
+	merged State
 }
 
 // NewStore returns an empty Store.
@@ -134,195 +122,74 @@ func (tx *Txn) Revision() uint64 { return tx.revision }
 func (tx *Txn) SkipTo(r uint64) { tx.revision = max(tx.revision, r) }
 
 // State returns the merged cluster with the changes made so far.
-func (tx *Txn) State() *State {
-	return &State{
-		Revision:               tx.revision,
-		Namespaces:             tx.world.namespaces.merged,
-		Nodes:                  tx.world.nodes.merged,
-		Pods:                   tx.world.pods.merged,
-		Deployments:            tx.world.deployments.merged,
-		Services:               tx.world.services.merged,
-		EndpointSlices:         tx.world.slices.merged,
-		Endpoints:              tx.world.endpoints.merged,
-		NetworkPolicies:        tx.world.policies.merged,
-		ClusterNetworkPolicies: tx.world.clusterPolicies.merged,
-	}
-}
+func (tx *Txn) State() *State { return tx.now(&tx.world.merged) }
 
 // Own returns what the transaction's own source says, with the changes made so
 // far: the part of the cluster that it may change.
-func (tx *Txn) Own() *State {
-	return &State{
-		Revision:               tx.revision,
-		Namespaces:             tx.world.namespaces.parts[tx.source],
-		Nodes:                  tx.world.nodes.parts[tx.source],
-		Pods:                   tx.world.pods.parts[tx.source],
-		Deployments:            tx.world.deployments.parts[tx.source],
-		Services:               tx.world.services.parts[tx.source],
-		EndpointSlices:         tx.world.slices.parts[tx.source],
-		Endpoints:              tx.world.endpoints.parts[tx.source],
-		NetworkPolicies:        tx.world.policies.parts[tx.source],
-		ClusterNetworkPolicies: tx.world.clusterPolicies.parts[tx.source],
+func (tx *Txn) Own() *State { return tx.now(&tx.world.parts[tx.source]) }
+
+// now returns a copy of s, which goes on changing.
+func (tx *Txn) now(s *State) *State {
+	now := *s
+	now.Revision = tx.revision
+	return &now
+}
+
+// Put adds or replaces the source's object of that name.
+func (tx *Txn) Put(o Object) { o.Kind().find().put(tx, o.Key(), o) }
+
+// Delete removes the source's object. What is not there is no error, and what
+// another source says stays.
+func (tx *Txn) Delete(r Ref) {
+	if k := r.Kind.find(); k != nil {
+		k.put(tx, r.Key, nil)
 	}
-}
-
-// PutNamespace adds or replaces the source's namespace.
-func (tx *Txn) PutNamespace(n *Namespace) {
-	put(tx, &tx.base.namespaces, &tx.world.namespaces, n.Key(), n, mergeFirst)
-}
-
-// PutNode adds or replaces the source's node.
-func (tx *Txn) PutNode(n *Node) {
-	put(tx, &tx.base.nodes, &tx.world.nodes, n.Key(), n, mergeNode)
-}
-
-// PutPod adds or replaces the source's pod.
-func (tx *Txn) PutPod(p *Pod) {
-	put(tx, &tx.base.pods, &tx.world.pods, p.Key(), p, mergePod)
-}
-
-// PutDeployment adds or replaces the source's deployment.
-func (tx *Txn) PutDeployment(d *Deployment) {
-	put(tx, &tx.base.deployments, &tx.world.deployments, d.Key(), d, mergeFirst)
-}
-
-// PutService adds or replaces the source's service.
-func (tx *Txn) PutService(v *Service) {
-	put(tx, &tx.base.services, &tx.world.services, v.Key(), v, mergeFirst)
-}
-
-// PutEndpointSlice adds or replaces the source's slice.
-func (tx *Txn) PutEndpointSlice(v *EndpointSlice) {
-	put(tx, &tx.base.slices, &tx.world.slices, v.Key(), v, mergeFirst)
-}
-
-// PutEndpoints adds or replaces the source's endpoints.
-func (tx *Txn) PutEndpoints(v *Endpoints) {
-	put(tx, &tx.base.endpoints, &tx.world.endpoints, v.Key(), v, mergeFirst)
-}
-
-// PutNetworkPolicy adds or replaces the source's policy.
-func (tx *Txn) PutNetworkPolicy(v *NetworkPolicy) {
-	put(tx, &tx.base.policies, &tx.world.policies, v.Key(), v, mergeFirst)
-}
-
-// PutClusterNetworkPolicy adds or replaces the source's policy.
-func (tx *Txn) PutClusterNetworkPolicy(v *ClusterNetworkPolicy) {
-	put(tx, &tx.base.clusterPolicies, &tx.world.clusterPolicies, v.Key(), v, mergeFirst)
-}
-
-// DeleteNamespace removes the source's namespace. Here and below: what is not
-// there is no error, and what another source says stays.
-func (tx *Txn) DeleteNamespace(name string) {
-	put(tx, &tx.base.namespaces, &tx.world.namespaces, Key{Name: name}, nil, mergeFirst)
-}
-
-// DeleteNode removes the source's node.
-func (tx *Txn) DeleteNode(name string) {
-	put(tx, &tx.base.nodes, &tx.world.nodes, Key{Name: name}, nil, mergeNode)
-}
-
-// DeletePod removes the source's pod.
-func (tx *Txn) DeletePod(k Key) {
-	put(tx, &tx.base.pods, &tx.world.pods, k, nil, mergePod)
-}
-
-// DeleteDeployment removes the source's deployment.
-func (tx *Txn) DeleteDeployment(k Key) {
-	put(tx, &tx.base.deployments, &tx.world.deployments, k, nil, mergeFirst)
-}
-
-// DeleteService removes the source's service.
-func (tx *Txn) DeleteService(k Key) {
-	put(tx, &tx.base.services, &tx.world.services, k, nil, mergeFirst)
-}
-
-// DeleteEndpointSlice removes the source's slice.
-func (tx *Txn) DeleteEndpointSlice(k Key) {
-	put(tx, &tx.base.slices, &tx.world.slices, k, nil, mergeFirst)
-}
-
-// DeleteEndpoints removes the source's endpoints.
-func (tx *Txn) DeleteEndpoints(k Key) {
-	put(tx, &tx.base.endpoints, &tx.world.endpoints, k, nil, mergeFirst)
-}
-
-// DeleteNetworkPolicy removes the source's policy.
-func (tx *Txn) DeleteNetworkPolicy(k Key) {
-	put(tx, &tx.base.policies, &tx.world.policies, k, nil, mergeFirst)
-}
-
-// DeleteClusterNetworkPolicy removes the source's policy.
-func (tx *Txn) DeleteClusterNetworkPolicy(name string) {
-	put(tx, &tx.base.clusterPolicies, &tx.world.clusterPolicies, Key{Name: name}, nil, mergeFirst)
 }
 
 // Clear removes all that the source says. Putting the same objects back in
 // the same transaction leaves no change, so a source that receives whole lists
 // clears and puts.
 func (tx *Txn) Clear() {
-	for n := range tx.Own().Namespaces.All() {
-		tx.DeleteNamespace(n.Name)
-	}
-	for n := range tx.Own().Nodes.All() {
-		tx.DeleteNode(n.Name)
-	}
-	for p := range tx.Own().Pods.All() {
-		tx.DeletePod(p.Key())
-	}
-	for d := range tx.Own().Deployments.All() {
-		tx.DeleteDeployment(d.Key())
-	}
-	for v := range tx.Own().Endpoints.All() {
-		tx.DeleteEndpoints(v.Key())
-	}
-	for v := range tx.Own().EndpointSlices.All() {
-		tx.DeleteEndpointSlice(v.Key())
-	}
-	for v := range tx.Own().Services.All() {
-		tx.DeleteService(v.Key())
-	}
-	for v := range tx.Own().NetworkPolicies.All() {
-		tx.DeleteNetworkPolicy(v.Key())
-	}
-	for v := range tx.Own().ClusterNetworkPolicies.All() {
-		tx.DeleteClusterNetworkPolicy(v.Name)
+	for o := range tx.Own().All() {
+		tx.Delete(RefOf(o))
 	}
 }
 
-// put makes v what the source says of k (nil: nothing) and merges k anew. What
-// is equal to an object of before the transaction becomes that object again,
-// so that equal objects are never seen as a change.
+// put makes o what the source says of key (nil: nothing) and merges key anew.
+// What is equal to an object of before the transaction becomes that object
+// again, so that equal objects are never seen as a change.
 //
 // Who observes does not count versions, so put does: an observation that
 // differs has this transaction's. Who desires says the version itself.
-func put[T any](tx *Txn, base, k *kinds[T], key Key, v *T, merge func(*[sources]*T) *T) {
-	source := tx.source
-	old := base.parts[source].Get(key)
-	if v != nil && source != desired {
-		m := metaOf(v)
+func (h holds[T, P]) put(tx *Txn, key Key, o Object) {
+	var v *T
+	if o != nil {
+		v = o.(P)
+	}
+	own := h.table(&tx.world.parts[tx.source])
+	old := h.table(&tx.base.parts[tx.source]).Get(key)
+	if v != nil && tx.source != desired {
+		m := P(v).Metadata()
 		m.ResourceVersion = tx.revision
 		if old != nil {
-			m.ResourceVersion = metaOf(old).ResourceVersion
+			m.ResourceVersion = P(old).Metadata().ResourceVersion
 			if v = known(old, v); v != old {
 				m.ResourceVersion = tx.revision
 			}
 		}
 	}
 	v = known(old, v)
-	if v == k.parts[source].Get(key) {
+	if v == own.Get(key) {
 		return
 	}
-	k.parts[source] = set(k.parts[source], key, v)
+	*own = set(*own, key, v)
 	var parts [sources]*T
 	for i := range parts {
-		parts[i] = k.parts[i].Get(key)
+		parts[i] = h.table(&tx.world.parts[i]).Get(key)
 	}
-	k.merged = set(k.merged, key, known(base.merged.Get(key), merge(&parts)))
+	merged := h.table(&tx.world.merged)
+	*merged = set(*merged, key, known(h.table(&tx.base.merged).Get(key), h.merge(&parts)))
 }
-
-// metaOf returns the object's metadata; all kinds embed it.
-func metaOf[T any](v *T) *Meta { return any(v).(interface{ meta() *Meta }).meta() }
 
 // known returns old if v is equal to it, else v.
 func known[T any](old, v *T) *T {

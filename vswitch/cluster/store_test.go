@@ -36,12 +36,12 @@ func update(t testing.TB, s *Store, src Source, fn func(*Txn)) {
 
 func TestUpdateIsAllOrNothing(t *testing.T) {
 	s := NewStore()
-	update(t, s, Desired, func(tx *Txn) { tx.PutPod(pod("a", "one")) })
+	update(t, s, Desired, func(tx *Txn) { tx.Put(pod("a", "one")) })
 	before := s.State()
 	bad := errors.New("no")
 	err := s.Update(Desired, func(tx *Txn) error {
-		tx.PutPod(pod("a", "two"))
-		tx.DeletePod(Key{"a", "one"})
+		tx.Put(pod("a", "two"))
+		tx.Delete(KindPod.Ref(Key{"a", "one"}))
 		if tx.State().Pod(Key{"a", "two"}) == nil || tx.State().Pod(Key{"a", "one"}) != nil {
 			t.Error("the transaction does not see its own changes")
 		}
@@ -50,7 +50,7 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	if err != bad || s.State() != before {
 		t.Fatalf("err %v, state changed %v", err, s.State() != before)
 	}
-	update(t, s, Desired, func(tx *Txn) { tx.PutPod(pod("a", "two")) })
+	update(t, s, Desired, func(tx *Txn) { tx.Put(pod("a", "two")) })
 	if s.State().Revision != before.Revision+1 || before.Pods.Len() != 1 || s.State().Pods.Len() != 2 {
 		t.Fatal("a later transaction carries traces of the failed one")
 	}
@@ -58,8 +58,8 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 
 func TestUpdateRevision(t *testing.T) {
 	s := NewStore()
-	update(t, s, Desired, func(tx *Txn) { tx.SkipTo(41); tx.PutNode(&Node{Meta: Meta{Name: "n"}}) })
-	put := func(tx *Txn) { tx.PutPod(pod("a", "one", uid("1"))); tx.PutNode(&Node{Meta: Meta{Name: "n"}}) }
+	update(t, s, Desired, func(tx *Txn) { tx.SkipTo(41); tx.Put(&Node{Meta: Meta{Name: "n"}}) })
+	put := func(tx *Txn) { tx.Put(pod("a", "one", uid("1"))); tx.Put(&Node{Meta: Meta{Name: "n"}}) }
 	update(t, s, Desired, put)
 	if s.State().Revision != 42 {
 		t.Fatalf("revision %d, want 42", s.State().Revision)
@@ -67,7 +67,7 @@ func TestUpdateRevision(t *testing.T) {
 	one := s.State()
 	update(t, s, Desired, func(tx *Txn) { tx.SkipTo(7); put(tx) }) // equal objects
 	update(t, s, Desired, func(tx *Txn) { tx.Clear(); put(tx) })
-	update(t, s, Gossip, func(tx *Txn) { tx.DeletePod(Key{"a", "one"}) })
+	update(t, s, Gossip, func(tx *Txn) { tx.Delete(KindPod.Ref(Key{"a", "one"})) })
 	if s.State() != one {
 		t.Fatal("a transaction without a change made a new State")
 	}
@@ -115,7 +115,7 @@ func TestMergePod(t *testing.T) {
 				s := NewStore()
 				for _, i := range order {
 					if parts[i] != nil {
-						update(t, s, []Source{Desired, Local, Gossip}[i], func(tx *Txn) { tx.PutPod(parts[i]) })
+						update(t, s, []Source{Desired, Local, Gossip}[i], func(tx *Txn) { tx.Put(parts[i]) })
 					}
 				}
 				got := s.State().Pod(Key{"a", "p"})
@@ -133,13 +133,13 @@ func TestResourceVersion(t *testing.T) {
 	s := NewStore()
 	version := func() uint64 { return s.State().Pod(Key{"a", "p"}).ResourceVersion }
 	update(t, s, Desired, func(tx *Txn) {
-		tx.PutPod(pod("a", "p", func(p *Pod) { p.ResourceVersion = 9 }))
+		tx.Put(pod("a", "p", func(p *Pod) { p.ResourceVersion = 9 }))
 		tx.SkipTo(9)
 	})
 	if version() != 9 {
 		t.Fatalf("what desires says the version: %d", version())
 	}
-	seen := func(ph PodPhase) { update(t, s, Local, func(tx *Txn) { tx.PutPod(pod("a", "p", phase(ph))) }) }
+	seen := func(ph PodPhase) { update(t, s, Local, func(tx *Txn) { tx.Put(pod("a", "p", phase(ph))) }) }
 	seen(PodPending)
 	seen(PodPending)
 	seen(PodRunning)
@@ -153,17 +153,17 @@ func TestMergeNode(t *testing.T) {
 	s := NewStore()
 	cidr := func(c string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(c)} }
 	update(t, s, Desired, func(tx *Txn) {
-		tx.PutNode(&Node{Meta: Meta{Name: "n", Labels: map[string]string{"zone": "a"}}, PodCIDRs: cidr("10.244.1.0/24")})
+		tx.Put(&Node{Meta: Meta{Name: "n", Labels: map[string]string{"zone": "a"}}, PodCIDRs: cidr("10.244.1.0/24")})
 	})
 	update(t, s, Gossip, func(tx *Txn) {
-		tx.PutNode(&Node{Meta: Meta{Name: "n", Labels: map[string]string{"zone": "b"}}, PodCIDRs: cidr("10.244.9.0/24"),
+		tx.Put(&Node{Meta: Meta{Name: "n", Labels: map[string]string{"zone": "b"}}, PodCIDRs: cidr("10.244.9.0/24"),
 			Underlay: netip.MustParseAddrPort("127.0.0.2:8472"), VTEPMAC: [6]byte{2}, Ready: true})
 	})
 	n := s.State().Node("n")
 	if n.Labels["zone"] != "a" || n.PodCIDRs[0].String() != "10.244.9.0/24" || !n.Ready || !n.Underlay.IsValid() || n.VTEPMAC[0] != 2 {
 		t.Fatalf("%+v", n)
 	}
-	update(t, s, Local, func(tx *Txn) { tx.PutNode(&Node{Meta: Meta{Name: "n"}, Reason: "its process ended"}) })
+	update(t, s, Local, func(tx *Txn) { tx.Put(&Node{Meta: Meta{Name: "n"}, Reason: "its process ended"}) })
 	if n := s.State().Node("n"); n.Ready || n.Reason == "" || !n.Underlay.IsValid() {
 		t.Fatalf("%+v", n)
 	}
@@ -176,7 +176,7 @@ func TestMergeNode(t *testing.T) {
 
 func TestWatchCoalesces(t *testing.T) {
 	s := NewStore()
-	update(t, s, Desired, func(tx *Txn) { tx.PutPod(pod("a", "old", uid("1"))) })
+	update(t, s, Desired, func(tx *Txn) { tx.Put(pod("a", "old", uid("1"))) })
 	w := s.Watch()
 	defer w.Close()
 	if c := w.Next(); len(c.Pods) != 1 || c.Pods[0].Old != nil || c.Pods[0].New.Name != "old" {
@@ -187,11 +187,11 @@ func TestWatchCoalesces(t *testing.T) {
 	}
 	for i := range 5 {
 		update(t, s, Local, func(tx *Txn) {
-			tx.PutPod(pod("a", "old", uid("1"), phase(PodRunning), func(p *Pod) { p.Restarts = i }))
+			tx.Put(pod("a", "old", uid("1"), phase(PodRunning), func(p *Pod) { p.Restarts = i }))
 		})
 	}
-	update(t, s, Desired, func(tx *Txn) { tx.PutPod(pod("a", "brief")) })
-	update(t, s, Desired, func(tx *Txn) { tx.DeletePod(Key{"a", "brief"}); tx.PutNode(&Node{Meta: Meta{Name: "n"}}) })
+	update(t, s, Desired, func(tx *Txn) { tx.Put(pod("a", "brief")) })
+	update(t, s, Desired, func(tx *Txn) { tx.Delete(KindPod.Ref(Key{"a", "brief"})); tx.Put(&Node{Meta: Meta{Name: "n"}}) })
 	c := w.Next()
 	if len(c.Pods) != 1 || c.Pods[0].Old.Restarts != 0 || c.Pods[0].New.Restarts != 4 || len(c.Nodes) != 1 {
 		t.Fatalf("%+v", c)
@@ -212,9 +212,9 @@ func TestWatchNeverLoses(t *testing.T) {
 					k := Key{"a", fmt.Sprint(rng.IntN(50))}
 					_ = s.Update(src, func(tx *Txn) error {
 						if rng.IntN(2) == 0 {
-							tx.DeletePod(k)
+							tx.Delete(KindPod.Ref(k))
 						} else {
-							tx.PutPod(pod(k.Namespace, k.Name, func(p *Pod) { p.Restarts = rng.IntN(9) }))
+							tx.Put(pod(k.Namespace, k.Name, func(p *Pod) { p.Restarts = rng.IntN(9) }))
 						}
 						return nil
 					})
@@ -256,7 +256,7 @@ func TestWatchNeverLoses(t *testing.T) {
 		}
 		w.Close()
 		w.Close()
-		update(t, s, Desired, func(tx *Txn) { tx.PutPod(pod("z", "z")) })
+		update(t, s, Desired, func(tx *Txn) { tx.Put(pod("z", "z")) })
 		select {
 		case <-w.C():
 			t.Fatal("a closed watcher was signalled")
@@ -268,7 +268,7 @@ func TestWatchNeverLoses(t *testing.T) {
 func fill(s *Store, n int) {
 	_ = s.Update(Desired, func(tx *Txn) error {
 		for i := range n {
-			tx.PutPod(pod("shop", fmt.Sprintf("web-%05d", i), uid(fmt.Sprint(i))))
+			tx.Put(pod("shop", fmt.Sprintf("web-%05d", i), uid(fmt.Sprint(i))))
 		}
 		return nil
 	})
@@ -286,7 +286,7 @@ func TestChangeCostsTheChange(t *testing.T) {
 		return testing.AllocsPerRun(200, func() {
 			i++
 			update(t, s, Local, func(tx *Txn) {
-				tx.PutPod(pod("shop", "web-00042", uid("42"), phase(PodRunning), func(p *Pod) { p.Restarts = i }))
+				tx.Put(pod("shop", "web-00042", uid("42"), phase(PodRunning), func(p *Pod) { p.Restarts = i }))
 			})
 			if c := w.Next(); len(c.Pods) != 1 {
 				t.Fatalf("%d changes", len(c.Pods))
@@ -312,7 +312,7 @@ func BenchmarkStoreChange(b *testing.B) {
 			for b.Loop() {
 				i++
 				update(b, s, Local, func(tx *Txn) {
-					tx.PutPod(pod("shop", "web-00042", uid("42"), phase(PodRunning), func(p *Pod) { p.Restarts = i }))
+					tx.Put(pod("shop", "web-00042", uid("42"), phase(PodRunning), func(p *Pod) { p.Restarts = i }))
 				})
 				w.Next()
 			}

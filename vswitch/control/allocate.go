@@ -32,7 +32,7 @@ func (s *step) allocate(a *allocator, nodes []*cluster.Node) error {
 			if err := a.node(&m); err != nil {
 				return err
 			}
-			s.putNode(&m)
+			s.put(&m)
 		}
 	}
 	return nil

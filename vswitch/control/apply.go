@@ -90,49 +90,113 @@ func (a *applying) all(o *cluster.Objects) {
 	if a.opts.Prune {
 		a.prune(o)
 	}
-	for _, n := range o.Namespaces {
-		a.namespace(n)
-	}
-	for _, n := range o.Nodes {
-		a.node(n)
-	}
-	for _, d := range o.Deployments {
-		a.deployment(d)
-	}
-	for _, p := range o.Pods {
-		a.pod(p)
-	}
-	for _, v := range o.Services {
-		a.service(v)
-	}
-	for _, v := range o.EndpointSlices {
-		a.endpointSlice(v)
-	}
-	for _, v := range o.Endpoints {
-		a.endpoints(v)
-	}
-	for _, v := range o.NetworkPolicies {
-		a.networkPolicy(v)
-	}
-	for _, v := range o.ClusterNetworkPolicies {
-		a.clusterNetworkPolicy(v)
+	for v := range o.All() {
+		a.object(v)
 	}
 	a.defaultNodes()
 	a.checkNodes(o)
 }
 
-func (a *applying) done(kind cluster.Kind, m *cluster.Meta, action string) {
-	a.results = append(a.results, Result{Ref: cluster.Ref{Kind: kind, Key: m.Key()}, Action: action})
+// object applies one object.
+func (a *applying) object(in cluster.Object) {
+	cur := a.tx.Own().Get(cluster.RefOf(in))
+	if derived(cur) { // it gives way to what somebody writes
+		cur = nil
+	}
+	if a.leaving(in, cur) {
+		return
+	}
+	v, f := a.complete(in, cur)
+	action := "created"
+	switch {
+	case f != nil || cur == nil:
+	case same(v, cur):
+		a.done(v, "unchanged")
+		return
+	default:
+		action = "configured"
+		f = unchangeable(v, cur)
+		if f != nil && a.opts.Replace && v.Kind() == cluster.KindPod {
+			action, cur = "replaced", nil
+			v, f = a.complete(in, nil)
+		}
+	}
+	if f != nil {
+		a.refuse(v, f)
+		return
+	}
+	if cur == nil {
+		a.create(v.Metadata())
+	} else {
+		v.Metadata().Generation++
+	}
+	a.put(v)
+	a.done(v, action)
 }
 
-// refuse notes that an object cannot be applied. The message begins with where
-// it was read.
-func (a *applying) refuse(kind cluster.Kind, m *cluster.Meta, field, format string, args ...any) {
-	text := sourced(m, string(kind)+" "+m.Key().String()+": ")
-	if field != "" {
-		text += field + ": "
+// complete returns a copy of an object as it is to be: without what is seen, not
+// wished, and with what it does not say as cur has it, its predecessor, if there
+// is one. Kinds that are not named here are taken as they are.
+func (a *applying) complete(in, cur cluster.Object) (v cluster.Object, f *fault) {
+	v = cluster.Clone(in)
+	if cur != nil {
+		take(v.Metadata(), cur.Metadata())
 	}
-	a.errs = append(a.errs, &conflictError{text + fmt.Sprintf(format, args...)})
+	switch v := v.(type) {
+	case *cluster.Node:
+		cur, _ := cur.(*cluster.Node)
+		f = a.completeNode(v, cur)
+	case *cluster.Deployment:
+		cur, _ := cur.(*cluster.Deployment)
+		completeDeployment(v, cur)
+	case *cluster.Pod:
+		cur, _ := cur.(*cluster.Pod)
+		a.completePod(v, cur)
+	case *cluster.Service:
+		cur, _ := cur.(*cluster.Service)
+		f = a.completeService(v, cur)
+	case *cluster.EndpointSlice:
+		v.Labels = written(v.Labels)
+	}
+	return v, f
+}
+
+// unchangeable returns what differs between an object and cur, its predecessor,
+// and may not.
+func unchangeable(v, cur cluster.Object) *fault {
+	switch cur := cur.(type) {
+	case *cluster.Node:
+		return unchangeableNode(v.(*cluster.Node), cur)
+	case *cluster.Deployment:
+		if !reflect.DeepEqual(v.(*cluster.Deployment).Selector, cur.Selector) {
+			return faultf("spec.selector", "cannot be changed; delete the Deployment first")
+		}
+	case *cluster.Pod:
+		if field := immutable(cur, v.(*cluster.Pod)); field != "" {
+			return faultf(field, "cannot be changed in a pod that exists; delete the pod first, or apply with --force")
+		}
+	case *cluster.EndpointSlice:
+		if v.(*cluster.EndpointSlice).Family != cur.Family {
+			return faultf("addressType", "cannot be changed from %s; delete the EndpointSlice first", cur.Family)
+		}
+	}
+	return nil
+}
+
+func (a *applying) done(o cluster.Object, action string) {
+	a.results = append(a.results, Result{Ref: cluster.RefOf(o), Action: action})
+}
+
+// refuse notes that an object cannot be applied.
+func (a *applying) refuse(o cluster.Object, f *fault) { a.errs = append(a.errs, refusal(o, f)) }
+
+// refusal is an ErrConflict. Its message begins with where the object was read.
+func refusal(o cluster.Object, f *fault) error {
+	text := sourced(o.Metadata(), cluster.RefOf(o).String()+": ")
+	if f.field != "" {
+		text += f.field + ": "
+	}
+	return &conflictError{text + f.message}
 }
 
 // conflictError is an ErrConflict whose message needs no prefix.
@@ -142,15 +206,15 @@ func (e *conflictError) Error() string        { return e.text }
 func (e *conflictError) Is(target error) bool { return target == ErrConflict }
 
 // leaving refuses objects of a name or namespace that is being deleted.
-func (a *applying) leaving(kind cluster.Kind, m, cur *cluster.Meta) bool {
-	if m.Namespace != "" {
-		if n := a.tx.Own().Namespace(m.Namespace); n != nil && !n.Deleted.IsZero() {
-			a.refuse(kind, m, "metadata.namespace", "namespace %s is being deleted; apply again when it is gone", m.Namespace)
+func (a *applying) leaving(o, cur cluster.Object) bool {
+	if ns := o.Key().Namespace; ns != "" {
+		if n := a.tx.Own().Namespace(ns); n != nil && !n.Deleted.IsZero() {
+			a.refuse(o, faultf("metadata.namespace", "namespace %s is being deleted; apply again when it is gone", ns))
 			return true
 		}
 	}
-	if cur != nil && !cur.Deleted.IsZero() {
-		a.refuse(kind, m, "", "the one of this name is being deleted; apply again when it is gone")
+	if cur != nil && !cur.Metadata().Deleted.IsZero() {
+		a.refuse(o, faultf("", "the one of this name is being deleted; apply again when it is gone"))
 		return true
 	}
 	return false
@@ -163,80 +227,51 @@ func take(m, cur *cluster.Meta) {
 }
 
 // same compares two objects but for where they were read.
-func same[T any](a, b *T, source func(*T) *string) bool {
-	x, y := *a, *b
-	*source(&x), *source(&y) = "", ""
-	return reflect.DeepEqual(&x, &y)
+func same(a, b cluster.Object) bool { return equalBut(a, b, func(m *cluster.Meta) { m.Source = "" }) }
+
+// equalBut compares two objects but for what clear clears.
+func equalBut(a, b cluster.Object, clear func(*cluster.Meta)) bool {
+	a, b = cluster.Clone(a), cluster.Clone(b)
+	clear(a.Metadata())
+	clear(b.Metadata())
+	return reflect.DeepEqual(a, b)
 }
 
-func (a *applying) namespace(in *cluster.Namespace) {
-	n := *in
-	cur := a.tx.Own().Namespace(n.Name)
-	if cur == nil {
-		a.create(&n.Meta)
-		a.putNamespace(&n)
-		a.done(cluster.KindNamespace, &n.Meta, "created")
-		return
-	}
-	if a.leaving(cluster.KindNamespace, &n.Meta, &cur.Meta) {
-		return
-	}
-	take(&n.Meta, &cur.Meta)
-	if same(&n, cur, func(n *cluster.Namespace) *string { return &n.Source }) {
-		a.done(cluster.KindNamespace, &n.Meta, "unchanged")
-		return
-	}
-	n.Generation++
-	a.putNamespace(&n)
-	a.done(cluster.KindNamespace, &n.Meta, "configured")
-}
-
-func (a *applying) node(in *cluster.Node) {
-	n := *in
+func (a *applying) completeNode(n, cur *cluster.Node) *fault {
 	n.Ready, n.Reason = false, "" // it is seen, not wished
 	if n.Labels[hostnameLabel] == "" {
 		labels := map[string]string{hostnameLabel: n.Name}
-		for k, v := range in.Labels {
+		for k, v := range n.Labels {
 			labels[k] = v
 		}
 		n.Labels = labels
 	}
 	for i, p := range n.PodCIDRs {
 		if !slices.ContainsFunc(a.cfg.ClusterCIDRs, func(c netip.Prefix) bool { return c.Bits() <= p.Bits() && c.Contains(p.Addr()) }) {
-			a.refuse(cluster.KindNode, &n.Meta, fmt.Sprintf("spec.podCIDRs[%d]", i),
+			return faultf(fmt.Sprintf("spec.podCIDRs[%d]", i),
 				"%s lies outside the cluster's %s; choose another, or give the cluster a larger range (--cluster-cidr)", p, join(a.cfg.ClusterCIDRs))
-			return
 		}
 	}
-	cur := a.tx.Own().Node(n.Name)
 	if cur == nil {
-		a.create(&n.Meta)
-		a.putNode(&n)
-		a.done(cluster.KindNode, &n.Meta, "created")
-		return
+		return nil
 	}
-	take(&n.Meta, &cur.Meta)
 	if len(n.PodCIDRs) == 0 {
 		n.PodCIDRs = cur.PodCIDRs
 	}
 	if len(n.Addresses) == 0 {
 		n.Addresses, n.ExtraAddresses = cur.Addresses, cur.ExtraAddresses
 	}
+	return nil
+}
+
+func unchangeableNode(n, cur *cluster.Node) *fault {
 	if !slices.Equal(n.PodCIDRs, cur.PodCIDRs) {
-		a.refuse(cluster.KindNode, &n.Meta, "spec.podCIDRs", "cannot be changed from %s; delete the node first", join(cur.PodCIDRs))
-		return
+		return faultf("spec.podCIDRs", "cannot be changed from %s; delete the node first", join(cur.PodCIDRs))
 	}
 	if !slices.Equal(n.Addresses, cur.Addresses) {
-		a.refuse(cluster.KindNode, &n.Meta, "status.addresses", "cannot be changed from %s; delete the node first", join(cur.Addresses))
-		return
+		return faultf("status.addresses", "cannot be changed from %s; delete the node first", join(cur.Addresses))
 	}
-	if same(&n, cur, func(n *cluster.Node) *string { return &n.Source }) {
-		a.done(cluster.KindNode, &n.Meta, "unchanged")
-		return
-	}
-	n.Generation++
-	a.putNode(&n)
-	a.done(cluster.KindNode, &n.Meta, "configured")
+	return nil
 }
 
 func join[T fmt.Stringer](list []T) (text string) {
@@ -249,28 +284,12 @@ func join[T fmt.Stringer](list []T) (text string) {
 	return text
 }
 
-func (a *applying) deployment(in *cluster.Deployment) {
-	d := *in
+func completeDeployment(d, cur *cluster.Deployment) {
 	d.Serial, d.CurrentReplicas, d.UpdatedReplicas, d.ReadyReplicas, d.AvailableReplicas = 0, 0, 0, 0, 0
 	clearStatus(&d.Template)
-	cur := a.tx.Own().Deployment(d.Key())
 	if cur == nil {
-		if a.leaving(cluster.KindDeployment, &d.Meta, nil) {
-			return
-		}
-		a.create(&d.Meta)
-		a.putDeployment(&d)
-		a.done(cluster.KindDeployment, &d.Meta, "created")
 		return
 	}
-	if a.leaving(cluster.KindDeployment, &d.Meta, &cur.Meta) {
-		return
-	}
-	if !reflect.DeepEqual(d.Selector, cur.Selector) {
-		a.refuse(cluster.KindDeployment, &d.Meta, "spec.selector", "cannot be changed; delete the Deployment first")
-		return
-	}
-	take(&d.Meta, &cur.Meta)
 	d.Serial, d.CurrentReplicas, d.UpdatedReplicas = cur.Serial, cur.CurrentReplicas, cur.UpdatedReplicas
 	d.ReadyReplicas, d.AvailableReplicas = cur.ReadyReplicas, cur.AvailableReplicas
 	if d.Paused {
@@ -278,18 +297,10 @@ func (a *applying) deployment(in *cluster.Deployment) {
 		// the pause brings the one that is to be.
 		d.Template = cur.Template
 	}
-	if same(&d, cur, func(d *cluster.Deployment) *string { return &d.Source }) {
-		a.done(cluster.KindDeployment, &d.Meta, "unchanged")
-		return
-	}
-	d.Generation++
-	a.putDeployment(&d)
-	a.done(cluster.KindDeployment, &d.Meta, "configured")
 }
 
-func (a *applying) pod(in *cluster.Pod) {
-	p := *in
-	clearStatus(&p)
+func (a *applying) completePod(p, cur *cluster.Pod) {
+	clearStatus(p)
 	if p.Owner.Name != "" {
 		// A replica that was exported from somewhere is one here only if its
 		// Deployment is here, too.
@@ -299,42 +310,13 @@ func (a *applying) pod(in *cluster.Pod) {
 			p.Owner, p.OwnerUID = cluster.Key{}, ""
 		}
 	}
-	cur := a.tx.Own().Pod(p.Key())
 	if cur == nil {
-		if a.leaving(cluster.KindPod, &p.Meta, nil) {
-			return
-		}
-		a.create(&p.Meta)
-		a.putPod(&p)
-		a.done(cluster.KindPod, &p.Meta, "created")
 		return
 	}
-	if a.leaving(cluster.KindPod, &p.Meta, &cur.Meta) {
-		return
-	}
-	take(&p.Meta, &cur.Meta)
 	if p.Node == "" {
 		p.Node = cur.Node
 	}
 	p.Reason = cur.Reason
-	if same(&p, cur, func(p *cluster.Pod) *string { return &p.Source }) {
-		a.done(cluster.KindPod, &p.Meta, "unchanged")
-		return
-	}
-	if field := immutable(cur, &p); field != "" {
-		if !a.opts.Replace {
-			a.refuse(cluster.KindPod, &p.Meta, field, "cannot be changed in a pod that exists; delete the pod first, or apply with --force")
-			return
-		}
-		a.create(&p.Meta)
-		p.Node, p.Reason = in.Node, ""
-		a.putPod(&p)
-		a.done(cluster.KindPod, &p.Meta, "replaced")
-		return
-	}
-	p.Generation++
-	a.putPod(&p)
-	a.done(cluster.KindPod, &p.Meta, "configured")
 }
 
 // defaultNodes makes node1 to nodeN unless somebody applied nodes. It does so
@@ -384,6 +366,6 @@ func (a *applying) checkNodes(o *cluster.Objects) {
 		}
 	}
 	for _, c := range cluster.Conflicts(append(nodes, last...), nil) {
-		a.refuse(c.Ref.Kind, c.Object, c.Field, "%s", c.Message)
+		a.refuse(c.Object, &fault{c.Field, c.Message})
 	}
 }

@@ -57,8 +57,8 @@ func (s *step) assign(k cluster.Key) {
 	}
 	s.setCondition(&v, conditionAllocated, allocated)
 	s.setCondition(&v, conditionBalancer, balancer)
-	if !same(&v, own, func(v *cluster.Service) *string { return &v.Source }) {
-		s.putService(&v)
+	if !same(&v, own) {
+		s.put(&v)
 	}
 }
 

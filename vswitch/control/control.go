@@ -299,51 +299,10 @@ func (c *Controller) update(fn func(*step) error) error {
 	})
 }
 
-// The put methods give a changed object its version.
-
-func (s *step) putNamespace(n *cluster.Namespace) {
-	n.ResourceVersion = s.tx.Revision()
-	s.tx.PutNamespace(n)
-}
-
-func (s *step) putNode(n *cluster.Node) {
-	n.ResourceVersion = s.tx.Revision()
-	s.tx.PutNode(n)
-}
-
-func (s *step) putPod(p *cluster.Pod) {
-	p.ResourceVersion = s.tx.Revision()
-	s.tx.PutPod(p)
-}
-
-func (s *step) putService(v *cluster.Service) {
-	v.ResourceVersion = s.tx.Revision()
-	s.tx.PutService(v)
-}
-
-func (s *step) putEndpointSlice(v *cluster.EndpointSlice) {
-	v.ResourceVersion = s.tx.Revision()
-	s.tx.PutEndpointSlice(v)
-}
-
-func (s *step) putEndpoints(v *cluster.Endpoints) {
-	v.ResourceVersion = s.tx.Revision()
-	s.tx.PutEndpoints(v)
-}
-
-func (s *step) putNetworkPolicy(v *cluster.NetworkPolicy) {
-	v.ResourceVersion = s.tx.Revision()
-	s.tx.PutNetworkPolicy(v)
-}
-
-func (s *step) putClusterNetworkPolicy(v *cluster.ClusterNetworkPolicy) {
-	v.ResourceVersion = s.tx.Revision()
-	s.tx.PutClusterNetworkPolicy(v)
-}
-
-func (s *step) putDeployment(d *cluster.Deployment) {
-	d.ResourceVersion = s.tx.Revision()
-	s.tx.PutDeployment(d)
+// put stores a new or changed object, as of this step.
+func (s *step) put(o cluster.Object) {
+	o.Metadata().ResourceVersion = s.tx.Revision()
+	s.tx.Put(o)
 }
 
 // create fills in what a new object gets.

@@ -58,7 +58,7 @@ func see(t testing.TB, c *Controller, fn func(*cluster.Txn)) {
 func ready(t testing.TB, c *Controller, names ...string) {
 	see(t, c, func(tx *cluster.Txn) {
 		for _, n := range names {
-			tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: n}, Ready: true})
+			tx.Put(&cluster.Node{Meta: cluster.Meta{Name: n}, Ready: true})
 		}
 	})
 }
@@ -218,13 +218,13 @@ func settle(t *testing.T, c *Controller, now *time.Time, rng *rand.Rand, check f
 			switch {
 			case !p.Deleted.IsZero():
 				todo = append(todo, func() {
-					see(t, c, func(tx *cluster.Txn) { tx.DeletePod(p.Key()) })
+					see(t, c, func(tx *cluster.Txn) { tx.Delete(cluster.RefOf(p)) })
 					if err := c.PodGone(p.Key(), p.UID); err != nil {
 						t.Fatal(err)
 					}
 				})
 			case p.Phase == cluster.PodPending && p.Node != "":
-				todo = append(todo, func() { see(t, c, func(tx *cluster.Txn) { tx.PutPod(running(p, *now)) }) })
+				todo = append(todo, func() { see(t, c, func(tx *cluster.Txn) { tx.Put(running(p, *now)) }) })
 			}
 		}
 		if len(todo) > 0 {
@@ -322,7 +322,7 @@ func TestRun(t *testing.T) {
 		apply(t, c, &cluster.Objects{Deployments: []*cluster.Deployment{d}})
 		synctest.Wait()
 		for p := range c.Store().State().Pods.All() {
-			see(t, c, func(tx *cluster.Txn) { tx.PutPod(running(p, time.Now().UTC())) })
+			see(t, c, func(tx *cluster.Txn) { tx.Put(running(p, time.Now().UTC())) })
 		}
 		synctest.Wait()
 		if d := c.Store().State().Deployment(d.Key()); d.ReadyReplicas != 1 || d.AvailableReplicas != 0 {
@@ -414,7 +414,7 @@ func TestChangeCostsTheChange(t *testing.T) {
 		return testing.AllocsPerRun(100, func() {
 			i++
 			seen := running(p, time.Unix(int64(i), 0))
-			see(t, c, func(tx *cluster.Txn) { tx.PutPod(seen) })
+			see(t, c, func(tx *cluster.Txn) { tx.Put(seen) })
 			if err := c.Reconcile(); err != nil {
 				t.Fatal(err)
 			}
@@ -445,7 +445,7 @@ func BenchmarkReport10k(b *testing.B) {
 	for b.Loop() {
 		i++
 		seen := running(p, time.Unix(int64(i), 0))
-		see(b, c, func(tx *cluster.Txn) { tx.PutPod(seen) })
+		see(b, c, func(tx *cluster.Txn) { tx.Put(seen) })
 		if err := c.Reconcile(); err != nil {
 			b.Fatal(err)
 		}

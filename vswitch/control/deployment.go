@@ -185,7 +185,7 @@ func (s *step) replica(d *cluster.Deployment, template string) *cluster.Pod {
 	p.Owner, p.OwnerUID = d.Key(), d.UID
 	s.create(&p.Meta)
 	clearStatus(&p)
-	s.putPod(&p)
+	s.put(&p)
 	return &p
 }
 
@@ -201,7 +201,7 @@ func (r *replicas) report(s *step, before, d *cluster.Deployment) {
 	}
 	if d.Serial != before.Serial || d.CurrentReplicas != before.CurrentReplicas || d.UpdatedReplicas != before.UpdatedReplicas ||
 		d.ReadyReplicas != before.ReadyReplicas || d.AvailableReplicas != before.AvailableReplicas {
-		s.putDeployment(d)
+		s.put(d)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"time"
 
 	"vswitch/vswitch/cluster"
@@ -81,8 +82,19 @@ func (l *lines) full() error {
 // writeChanges writes what of the changes nodes must know.
 func writeChanges(out *json.Encoder, c *cluster.Changes, reset bool) error {
 	l := lines{out, update{Reset: reset, Objects: &cluster.Objects{}}}
-	for _, k := range fedKinds {
-		if err := k.write(&l, c); err != nil {
+	for old, now := range c.All() {
+		old, now = forNodes(old), forNodes(now)
+		switch {
+		case old == nil && now == nil:
+			continue
+		case now == nil:
+			l.next.Deleted = append(l.next.Deleted, cluster.RefOf(old))
+		case old != nil && reflect.DeepEqual(old, now):
+			continue // what changed is nothing that nodes go by
+		default:
+			l.next.Objects.Add(now)
+		}
+		if err := l.full(); err != nil {
 			return err
 		}
 	}
@@ -185,12 +197,12 @@ func accept(tx *cluster.Txn, batch []update) {
 		if u.Reset {
 			tx.Clear()
 		}
-		for _, k := range fedKinds {
-			for _, r := range u.Deleted {
-				k.delete(tx, r)
-			}
-			if u.Objects != nil {
-				k.put(tx, u.Objects)
+		for _, r := range u.Deleted {
+			tx.Delete(r)
+		}
+		if u.Objects != nil {
+			for o := range u.Objects.All() {
+				tx.Put(o)
 			}
 		}
 	}

@@ -38,9 +38,9 @@ func putServices(t *testing.T, store *cluster.Store, from, to int, ip string) {
 	err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 		for i := from; i < to; i++ {
 			m := cluster.Meta{Namespace: "x", Name: fmt.Sprintf("s%d", i)}
-			tx.PutService(&cluster.Service{Meta: m, Type: cluster.ServiceClusterIP, ClusterIPs: []netip.Addr{netip.MustParseAddr(ip)}})
+			tx.Put(&cluster.Service{Meta: m, Type: cluster.ServiceClusterIP, ClusterIPs: []netip.Addr{netip.MustParseAddr(ip)}})
 			m.Labels = map[string]string{cluster.LabelServiceName: m.Name}
-			tx.PutEndpointSlice(&cluster.EndpointSlice{Meta: m, Family: cluster.IPv4})
+			tx.Put(&cluster.EndpointSlice{Meta: m, Family: cluster.IPv4})
 		}
 		return nil
 	})
@@ -99,8 +99,8 @@ func TestFeed(t *testing.T) {
 	until(t, store, follower)
 	putServices(t, store, 5, 10, "10.96.0.2")
 	store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-		tx.DeleteService(cluster.Key{Namespace: "x", Name: "s1"})
-		tx.DeleteEndpointSlice(cluster.Key{Namespace: "x", Name: "s1"})
+		tx.Delete(cluster.KindService.Ref(cluster.Key{Namespace: "x", Name: "s1"}))
+		tx.Delete(cluster.KindEndpointSlice.Ref(cluster.Key{Namespace: "x", Name: "s1"}))
 		return nil
 	})
 	until(t, store, follower)
@@ -113,7 +113,7 @@ func TestFeed(t *testing.T) {
 	}
 	before := follower.State()
 	store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-		tx.DeleteService(cluster.Key{Namespace: "x", Name: "s2"})
+		tx.Delete(cluster.KindService.Ref(cluster.Key{Namespace: "x", Name: "s2"}))
 		return nil
 	})
 	putServices(t, store, 600, 610, "10.96.0.3")
@@ -127,7 +127,7 @@ func TestFeed(t *testing.T) {
 	}
 	// What nodes need not know is told by its revision.
 	if err := store.Update(cluster.Local, func(tx *cluster.Txn) error {
-		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "p"}})
+		tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "p"}})
 		return nil
 	}); err != nil {
 		t.Fatal(err)

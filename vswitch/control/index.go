@@ -73,7 +73,6 @@ func (x *index) follow(state, own *cluster.State) bool {
 		for _, d := range []*cluster.Deployment{c.Old, c.New} {
 			if d != nil {
 				x.dirty[d.Key()] = true
-				x.namespaces[d.Namespace] = true
 			}
 		}
 	}
@@ -89,21 +88,28 @@ func (x *index) follow(state, own *cluster.State) bool {
 		}
 	}
 	x.followServices(&changes)
-	for _, c := range changes.NetworkPolicies {
-		for _, v := range []*cluster.NetworkPolicy{c.Old, c.New} {
-			if v != nil {
-				x.namespaces[v.Namespace] = true
-			}
+	if changes.Empty() {
+		return false
+	}
+	for old, now := range changes.All() {
+		x.touchNamespace(old)
+		x.touchNamespace(now)
+	}
+	return true
+}
+
+// touchNamespace notes the namespace of what somebody wrote and that changed. Pods
+// are left to pod.
+func (x *index) touchNamespace(o cluster.Object) {
+	switch o := o.(type) {
+	case nil, *cluster.Pod:
+	case *cluster.Namespace:
+		x.namespaces[o.Name] = true
+	default:
+		if ns := o.Key().Namespace; ns != "" && !derived(o) {
+			x.namespaces[ns] = true
 		}
 	}
-	for _, c := range changes.Namespaces {
-		for _, n := range []*cluster.Namespace{c.Old, c.New} {
-			if n != nil {
-				x.namespaces[n.Name] = true
-			}
-		}
-	}
-	return !changes.Empty()
 }
 
 // pod takes a pod in or out.
@@ -271,7 +277,7 @@ func (s *step) nodesOf(names []string) {
 func (s *step) putNewNode(name, source string) {
 	n := &cluster.Node{Meta: cluster.Meta{Name: name, Source: source, Labels: map[string]string{hostnameLabel: name}}}
 	s.create(&n.Meta)
-	s.putNode(n)
+	s.put(n)
 }
 
 // hostnameLabel is what Kubernetes' nodes carry, and selectors ask for.
@@ -286,30 +292,22 @@ func (s *step) namespace(name string) {
 	case n == nil && !s.isEmpty(name):
 		s.putNewNamespace(name)
 	case n != nil && !n.Deleted.IsZero():
-		for d := range own.Deployments.In(name) {
-			s.tx.DeleteDeployment(d.Key())
-		}
-		for v := range own.Services.In(name) {
-			s.tx.DeleteService(v.Key())
-		}
-		for v := range own.EndpointSlices.In(name) {
-			if !derived(v) { // those go with their services
-				s.tx.DeleteEndpointSlice(v.Key())
-			}
-		}
-		for v := range own.Endpoints.In(name) {
-			s.tx.DeleteEndpoints(v.Key())
-		}
-		for p := range own.Pods.In(name) {
-			s.endPod(p.Key())
-		}
-		if none(s.tx.Own().Pods.In(name)) { // until then they are protected
-			for v := range own.NetworkPolicies.In(name) {
-				s.tx.DeleteNetworkPolicy(v.Key())
+		for o := range own.In(name) {
+			switch o := o.(type) {
+			case *cluster.Pod:
+				s.endPod(o.Key())
+			case *cluster.NetworkPolicy:
+				if none(s.tx.Own().Pods.In(name)) { // until then they are protected
+					s.tx.Delete(cluster.RefOf(o))
+				}
+			default:
+				if !derived(o) { // those go with their services
+					s.tx.Delete(cluster.RefOf(o))
+				}
 			}
 		}
 		if s.isEmpty(name) {
-			s.tx.DeleteNamespace(name)
+			s.tx.Delete(cluster.KindNamespace.Ref(cluster.Key{Name: name}))
 		}
 	}
 }
@@ -317,14 +315,12 @@ func (s *step) namespace(name string) {
 // isEmpty reports whether a namespace has nothing that somebody wrote, or that
 // has to end first.
 func (s *step) isEmpty(namespace string) bool {
-	own := s.tx.Own()
-	for v := range own.EndpointSlices.In(namespace) {
-		if !derived(v) {
+	for o := range s.tx.Own().In(namespace) {
+		if !derived(o) {
 			return false
 		}
 	}
-	return none(own.Pods.In(namespace)) && none(own.Deployments.In(namespace)) &&
-		none(own.Services.In(namespace)) && none(own.Endpoints.In(namespace)) && none(own.NetworkPolicies.In(namespace))
+	return true
 }
 
 func none[T any](list iter.Seq[T]) bool {
@@ -337,7 +333,7 @@ func none[T any](list iter.Seq[T]) bool {
 func (s *step) putNewNamespace(name string) {
 	n := &cluster.Namespace{Meta: cluster.Meta{Name: name, Labels: map[string]string{"kubernetes.io/metadata.name": name}}}
 	s.create(&n.Meta)
-	s.putNamespace(n)
+	s.put(n)
 }
 
 // endPod asks for the end of a pod. One that never had a node is gone at once;
@@ -348,12 +344,12 @@ func (s *step) endPod(k cluster.Key) {
 		return
 	}
 	if own.Node == "" {
-		s.tx.DeletePod(k)
+		s.tx.Delete(cluster.KindPod.Ref(k))
 		return
 	}
 	p := *own
 	p.Deleted = s.now.Add(p.GracePeriod)
-	s.putPod(&p)
+	s.put(&p)
 }
 
 // PodGone says that nothing of a pod that was to be deleted is left. A pod of
@@ -361,7 +357,7 @@ func (s *step) endPod(k cluster.Key) {
 func (c *Controller) PodGone(k cluster.Key, uid string) error {
 	return c.update(func(s *step) error {
 		if p := s.tx.Own().Pod(k); p != nil && p.UID == uid && !p.Deleted.IsZero() {
-			s.tx.DeletePod(k)
+			s.tx.Delete(cluster.KindPod.Ref(k))
 		}
 		return nil
 	})

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strconv"
 	"time"
 
@@ -86,7 +85,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // reading all of them. A last line without its end is no problem: it is a
 // change that nobody saw.
 func replay(data []byte) (kept saved, problem string, err error) {
-	puts := map[cluster.Ref]any{}
+	puts := map[cluster.Ref]cluster.Object{}
 	var order []cluster.Ref
 	for number := 1; len(data) > 0; number++ {
 		line, rest, whole := bytes.Cut(data, []byte("\n"))
@@ -112,7 +111,8 @@ func replay(data []byte) (kept saved, problem string, err error) {
 		for _, r := range s.Delete {
 			delete(puts, r)
 		}
-		for r, o := range refs(&s.Put) {
+		for o := range s.Put.All() {
+			r := cluster.RefOf(o)
 			if _, again := puts[r]; !again {
 				order = append(order, r)
 			}
@@ -121,84 +121,11 @@ func replay(data []byte) (kept saved, problem string, err error) {
 	}
 	for _, r := range order {
 		if o, ok := puts[r]; ok {
-			add(&kept.Put, o)
+			kept.Put.Add(o)
 			delete(puts, r)
 		}
 	}
 	return kept, problem, nil
-}
-
-func refs(o *cluster.Objects) func(func(cluster.Ref, any) bool) {
-	return func(yield func(cluster.Ref, any) bool) {
-		for _, n := range o.Namespaces {
-			if !yield(cluster.Ref{Kind: cluster.KindNamespace, Key: n.Key()}, n) {
-				return
-			}
-		}
-		for _, n := range o.Nodes {
-			if !yield(cluster.Ref{Kind: cluster.KindNode, Key: n.Key()}, n) {
-				return
-			}
-		}
-		for _, d := range o.Deployments {
-			if !yield(cluster.Ref{Kind: cluster.KindDeployment, Key: d.Key()}, d) {
-				return
-			}
-		}
-		for _, p := range o.Pods {
-			if !yield(cluster.Ref{Kind: cluster.KindPod, Key: p.Key()}, p) {
-				return
-			}
-		}
-		for _, v := range o.Services {
-			if !yield(cluster.Ref{Kind: cluster.KindService, Key: v.Key()}, v) {
-				return
-			}
-		}
-		for _, v := range o.EndpointSlices {
-			if !yield(cluster.Ref{Kind: cluster.KindEndpointSlice, Key: v.Key()}, v) {
-				return
-			}
-		}
-		for _, v := range o.Endpoints {
-			if !yield(cluster.Ref{Kind: cluster.KindEndpoints, Key: v.Key()}, v) {
-				return
-			}
-		}
-		for _, v := range o.NetworkPolicies {
-			if !yield(cluster.Ref{Kind: cluster.KindNetworkPolicy, Key: v.Key()}, v) {
-				return
-			}
-		}
-		for _, v := range o.ClusterNetworkPolicies {
-			if !yield(cluster.Ref{Kind: cluster.KindClusterNetworkPolicy, Key: v.Key()}, v) {
-				return
-			}
-		}
-	}
-}
-
-func add(o *cluster.Objects, v any) {
-	switch v := v.(type) {
-	case *cluster.Namespace:
-		o.Namespaces = append(o.Namespaces, v)
-	case *cluster.Node:
-		o.Nodes = append(o.Nodes, v)
-	case *cluster.Deployment:
-		o.Deployments = append(o.Deployments, v)
-	case *cluster.Pod:
-		o.Pods = append(o.Pods, v)
-	case *cluster.Service:
-		o.Services = append(o.Services, v)
-	case *cluster.EndpointSlice:
-		o.EndpointSlices = append(o.EndpointSlices, v)
-	case *cluster.Endpoints:
-		o.Endpoints = append(o.Endpoints, v)
-	case *cluster.NetworkPolicy:
-		o.NetworkPolicies = append(o.NetworkPolicies, v)
-	case *cluster.ClusterNetworkPolicy:
-		o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, v)
-	}
 }
 
 func encodeLine(s *saved) ([]byte, error) {
@@ -274,90 +201,47 @@ func (j *journal) close() error { return j.file.Close() }
 // changesOf fills in what is to be kept of the changes.
 func changesOf(before, after *cluster.State, s *saved) {
 	d := before.Diff(after)
-	s.Put.Namespaces = keep(d.Namespaces, cluster.KindNamespace, s, func(n *cluster.Namespace) *cluster.Meta { return &n.Meta }, func(*cluster.Namespace) {})
-	s.Put.Nodes = keep(d.Nodes, cluster.KindNode, s, func(n *cluster.Node) *cluster.Meta { return &n.Meta }, func(*cluster.Node) {})
-	s.Put.Deployments = keep(d.Deployments, cluster.KindDeployment, s, func(d *cluster.Deployment) *cluster.Meta { return &d.Meta }, func(d *cluster.Deployment) {
-		d.CurrentReplicas, d.UpdatedReplicas, d.ReadyReplicas, d.AvailableReplicas = 0, 0, 0, 0
-	})
-	s.Put.Pods = keep(d.Pods, cluster.KindPod, s, func(p *cluster.Pod) *cluster.Meta { return &p.Meta }, clearStatus)
-	s.Put.Services = keep(d.Services, cluster.KindService, s, func(v *cluster.Service) *cluster.Meta { return &v.Meta }, func(v *cluster.Service) {
-		v.Conditions = nil // the load balancer's addresses are kept: they were given out
-	})
-	s.Put.EndpointSlices = keep(writtenSlices(d.EndpointSlices), cluster.KindEndpointSlice, s, func(v *cluster.EndpointSlice) *cluster.Meta { return &v.Meta }, func(*cluster.EndpointSlice) {})
-	s.Put.Endpoints = keep(d.Endpoints, cluster.KindEndpoints, s, func(v *cluster.Endpoints) *cluster.Meta { return &v.Meta }, func(*cluster.Endpoints) {})
-	s.Put.NetworkPolicies = keep(d.NetworkPolicies, cluster.KindNetworkPolicy, s, func(v *cluster.NetworkPolicy) *cluster.Meta { return &v.Meta }, func(*cluster.NetworkPolicy) {})
-	s.Put.ClusterNetworkPolicies = keep(d.ClusterNetworkPolicies, cluster.KindClusterNetworkPolicy, s, func(v *cluster.ClusterNetworkPolicy) *cluster.Meta { return &v.Meta }, func(*cluster.ClusterNetworkPolicy) {})
-}
-
-// writtenSlices leaves out slices that are derived: they are derived again.
-func writtenSlices(changes []cluster.Change[cluster.EndpointSlice]) (list []cluster.Change[cluster.EndpointSlice]) {
-	for _, c := range changes {
-		if c.Old != nil && derived(c.Old) {
-			c.Old = nil
-		}
-		if c.New != nil && derived(c.New) {
-			c.New = nil
-		}
-		if c.Old != nil || c.New != nil {
-			list = append(list, c)
+	for old, now := range d.All() {
+		old, now = durable(old), durable(now)
+		switch {
+		case old == nil && now == nil:
+		case now == nil:
+			s.Delete = append(s.Delete, cluster.RefOf(old))
+		case old == nil || !equalBut(old, now, func(m *cluster.Meta) { m.ResourceVersion = 0 }):
+			s.Put.Add(now)
 		}
 	}
-	return list
 }
 
-// keep returns the new objects, without status, whose kept part changed, and
-// notes those that are gone.
-func keep[T any](changes []cluster.Change[T], kind cluster.Kind, s *saved, meta func(*T) *cluster.Meta, strip func(*T)) (list []*T) {
-	for _, c := range changes {
-		if c.New == nil {
-			s.Delete = append(s.Delete, cluster.Ref{Kind: kind, Key: meta(c.Old).Key()})
-			continue
-		}
-		next := *c.New
-		strip(&next)
-		if c.Old != nil {
-			a, b := *c.Old, next
-			strip(&a)
-			meta(&a).ResourceVersion, meta(&b).ResourceVersion = 0, 0
-			if reflect.DeepEqual(&a, &b) {
-				continue
-			}
-		}
-		list = append(list, &next)
+// durable returns what is kept of an object: not its status, and nothing of
+// slices that are derived, which are derived again.
+func durable(o cluster.Object) cluster.Object {
+	if o == nil || derived(o) {
+		return nil
 	}
-	return list
+	switch v := o.(type) {
+	case *cluster.Deployment:
+		kept := *v
+		kept.CurrentReplicas, kept.UpdatedReplicas, kept.ReadyReplicas, kept.AvailableReplicas = 0, 0, 0, 0
+		return &kept
+	case *cluster.Pod:
+		kept := *v
+		clearStatus(&kept)
+		return &kept
+	case *cluster.Service:
+		kept := *v
+		kept.Conditions = nil // the load balancer's addresses are kept: they were given out
+		return &kept
+	}
+	return o
 }
 
 // load puts what was kept into the Store. Pods that were being deleted are
 // gone: whoever ran them is, too.
 func (s *step) load(kept *saved) {
-	for _, n := range kept.Put.Namespaces {
-		s.tx.PutNamespace(n)
-	}
-	for _, n := range kept.Put.Nodes {
-		s.tx.PutNode(n)
-	}
-	for _, d := range kept.Put.Deployments {
-		s.tx.PutDeployment(d)
-	}
-	for _, p := range kept.Put.Pods {
-		if p.Deleted.IsZero() {
-			s.tx.PutPod(p)
+	for o := range kept.Put.All() {
+		if o.Kind() != cluster.KindPod || o.Metadata().Deleted.IsZero() {
+			s.tx.Put(o)
 		}
-	}
-	for _, v := range kept.Put.Services {
-		s.tx.PutService(v)
-	}
-	for _, v := range kept.Put.EndpointSlices {
-		s.tx.PutEndpointSlice(v)
-	}
-	for _, v := range kept.Put.Endpoints {
-		s.tx.PutEndpoints(v)
-	}
-	for _, v := range kept.Put.NetworkPolicies {
-		s.tx.PutNetworkPolicy(v)
-	}
-	for _, v := range kept.Put.ClusterNetworkPolicies {
-		s.tx.PutClusterNetworkPolicy(v)
 	}
 }

@@ -238,10 +238,10 @@ func (r *refill) commit() {
 		own := r.tx.Own().EndpointSlices.Get(v.Key())
 		switch {
 		case len(v.Endpoints) == 0 && !r.held[name]:
-			r.tx.DeleteEndpointSlice(v.Key())
+			r.tx.Delete(cluster.RefOf(v))
 		case own == nil || !maps.Equal(own.Labels, v.Labels) || !slices.EqualFunc(own.Endpoints, v.Endpoints, func(a, b cluster.Endpoint) bool { return equalEndpoint(&a, &b) }):
 			v.Generation++
-			r.putEndpointSlice(v)
+			r.put(v)
 		}
 	}
 }

@@ -29,10 +29,10 @@ func (s *step) schedule() {
 			best.pods++
 			best.free--
 			p.Node, p.Reason = best.node.Name, ""
-			s.putPod(&p)
+			s.put(&p)
 		} else if why := unschedulable(nodes, p.NodeSelector); why != p.Reason {
 			p.Reason = why
-			s.putPod(&p)
+			s.put(&p)
 		}
 	}
 	s.index.startBy = early

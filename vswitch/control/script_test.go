@@ -149,14 +149,14 @@ func (w *world) run(args []string) string {
 		}
 		say(w.control.Delete([]cluster.Ref{{Kind: kind, Key: cluster.Key{Namespace: ns, Name: name}}}))
 		if kind == cluster.KindNode { // its process is gone, too
-			w.local(func(tx *cluster.Txn) { tx.DeleteNode(name) })
+			w.local(func(tx *cluster.Txn) { tx.Delete(cluster.KindNode.Ref(cluster.Key{Name: name})) })
 		}
 	case "add-node":
 		say(nil, w.control.AddNode(rest[0]))
 	case "ready", "down": // NODE...
 		for _, name := range rest {
 			w.local(func(tx *cluster.Txn) {
-				tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: name}, Ready: args[0] == "ready"})
+				tx.Put(&cluster.Node{Meta: cluster.Meta{Name: name}, Ready: args[0] == "ready"})
 			})
 		}
 		say(nil, w.control.Reconcile())
@@ -223,7 +223,7 @@ func (w *world) report(name string, change func(*cluster.Pod)) error {
 			seen := *p
 			seen.ReadyAt = w.now
 			change(&seen)
-			w.local(func(tx *cluster.Txn) { tx.PutPod(&seen) })
+			w.local(func(tx *cluster.Txn) { tx.Put(&seen) })
 			return w.control.Reconcile()
 		}
 	}
@@ -237,7 +237,7 @@ func (w *world) kubelet(out *strings.Builder) bool {
 	state := w.store.State()
 	for p := range state.Pods.All() {
 		if !p.Deleted.IsZero() {
-			w.local(func(tx *cluster.Txn) { tx.DeletePod(p.Key()) })
+			w.local(func(tx *cluster.Txn) { tx.Delete(cluster.RefOf(p)) })
 			if err := w.control.PodGone(p.Key(), p.UID); err != nil {
 				w.t.Fatal(err)
 			}
@@ -260,7 +260,7 @@ func (w *world) kubelet(out *strings.Builder) bool {
 			w.ips[r] = ip.Next()
 			seen.IPs = append(seen.IPs, ip.Next())
 		}
-		w.local(func(tx *cluster.Txn) { tx.PutPod(seen) })
+		w.local(func(tx *cluster.Txn) { tx.Put(seen) })
 		if err := w.control.Reconcile(); err != nil {
 			w.t.Fatal(err)
 		}

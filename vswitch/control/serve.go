@@ -22,24 +22,17 @@ func (x *index) followServices(changes *cluster.Changes) {
 		for _, v := range []*cluster.Service{c.Old, c.New} {
 			if v != nil {
 				x.services[v.Key()] = true
-				x.namespaces[v.Namespace] = true
 			}
 		}
 		x.fan.service(c)
 	}
 	for _, c := range changes.EndpointSlices {
 		x.fan.slice(c)
-		for _, v := range []*cluster.EndpointSlice{c.Old, c.New} {
-			if v != nil && !derived(v) {
-				x.namespaces[v.Namespace] = true
-			}
-		}
 	}
 	for _, c := range changes.Endpoints {
 		for _, v := range []*cluster.Endpoints{c.Old, c.New} {
 			if v != nil {
 				x.fan.whole[v.Key()] = true
-				x.namespaces[v.Namespace] = true
 			}
 		}
 	}

@@ -8,50 +8,32 @@ import (
 	"vswitch/vswitch/cluster"
 )
 
-func (a *applying) service(in *cluster.Service) {
-	v := *in
-	v.Ports = slices.Clone(in.Ports)
+func (a *applying) completeService(v, cur *cluster.Service) *fault {
+	v.Ports = slices.Clone(v.Ports)
+	said := v.Ingress
 	v.Ingress, v.Conditions = nil, nil
-	cur := a.tx.Own().Service(v.Key())
-	if cur == nil {
-		if a.leaving(cluster.KindService, &v.Meta, nil) {
-			return
+	if cur != nil {
+		inherit(v, cur)
+	}
+	if f := prepare(v, cur); f != nil {
+		return f
+	}
+	if f := (familyRules{have: familiesOf(&a.cfg)}).complete(v); f != nil {
+		return f
+	}
+	if cur != nil {
+		if f := unchangeableService(v, cur); f != nil {
+			return f
 		}
-	} else {
-		if a.leaving(cluster.KindService, &v.Meta, &cur.Meta) {
-			return
-		}
-		take(&v.Meta, &cur.Meta)
-		inherit(&v, cur)
 	}
-	f := prepare(&v, cur)
-	if f == nil {
-		f = familyRules{have: familiesOf(&a.cfg)}.complete(&v)
+	a.index.claims.follow(a.tx.Own().Services)
+	if f := a.index.claims.wishes(v, cur); f != nil {
+		return f
 	}
-	if f == nil && cur != nil {
-		f = unchangeable(&v, cur)
+	if len(v.Ingress) == 0 {
+		v.Ingress = a.index.claims.given(v, said, cur)
 	}
-	if f == nil {
-		a.index.claims.follow(a.tx.Own().Services)
-		f = a.index.claims.wishes(&v, cur)
-	}
-	if f == nil && len(v.Ingress) == 0 {
-		v.Ingress = a.index.claims.given(&v, in.Ingress, cur)
-	}
-	switch {
-	case f != nil:
-		a.refuse(cluster.KindService, &v.Meta, f.field, "%s", f.message)
-	case cur == nil:
-		a.create(&v.Meta)
-		a.putService(&v)
-		a.done(cluster.KindService, &v.Meta, "created")
-	case same(&v, cur, func(v *cluster.Service) *string { return &v.Source }):
-		a.done(cluster.KindService, &v.Meta, "unchanged")
-	default:
-		v.Generation++
-		a.putService(&v)
-		a.done(cluster.KindService, &v.Meta, "configured")
-	}
+	return nil
 }
 
 func hasClusterIP(v *cluster.Service) bool { return v.Type != cluster.ServiceExternalName }
@@ -191,9 +173,9 @@ func prepare(v, cur *cluster.Service) *fault {
 	return nil
 }
 
-// unchangeable refuses changes that the API server refuses
+// unchangeableService refuses changes that the API server refuses
 // (ValidateServiceUpdate in pkg/apis/core/validation).
-func unchangeable(v, cur *cluster.Service) *fault {
+func unchangeableService(v, cur *cluster.Service) *fault {
 	if hasClusterIP(v) && hasClusterIP(cur) {
 		if v.Headless != cur.Headless && (cur.Headless || len(cur.ClusterIPs) > 0) {
 			return faultf("spec.clusterIP", "cannot be changed from %s; delete the Service first", clusterIPText(cur))
@@ -291,38 +273,4 @@ func written(labels map[string]string) map[string]string {
 	labels = maps.Clone(labels)
 	delete(labels, cluster.LabelManagedBy)
 	return labels
-}
-
-func (a *applying) endpointSlice(in *cluster.EndpointSlice) {
-	v := *in
-	v.Labels = written(in.Labels)
-	cur := a.tx.Own().EndpointSlices.Get(v.Key())
-	if cur == nil || derived(cur) {
-		if a.leaving(cluster.KindEndpointSlice, &v.Meta, nil) {
-			return
-		}
-		a.create(&v.Meta)
-		a.putEndpointSlice(&v)
-		a.done(cluster.KindEndpointSlice, &v.Meta, "created")
-		return
-	}
-	if a.leaving(cluster.KindEndpointSlice, &v.Meta, &cur.Meta) {
-		return
-	}
-	take(&v.Meta, &cur.Meta)
-	switch {
-	case v.Family != cur.Family:
-		a.refuse(cluster.KindEndpointSlice, &v.Meta, "addressType", "cannot be changed from %s; delete the EndpointSlice first", cur.Family)
-	case same(&v, cur, func(v *cluster.EndpointSlice) *string { return &v.Source }):
-		a.done(cluster.KindEndpointSlice, &v.Meta, "unchanged")
-	default:
-		v.Generation++
-		a.putEndpointSlice(&v)
-		a.done(cluster.KindEndpointSlice, &v.Meta, "configured")
-	}
-}
-
-func (a *applying) endpoints(in *cluster.Endpoints) {
-	v := *in
-	put(a, cluster.KindEndpoints, &v, a.tx.Own().Endpoints.Get(v.Key()), func(v *cluster.Endpoints) *cluster.Meta { return &v.Meta }, a.putEndpoints)
 }

@@ -15,8 +15,12 @@ const (
 
 var controllers = map[string]bool{sliceController: true, mirrorController: true}
 
-// derived reports whether the slice was made here, not written by somebody.
-func derived(v *cluster.EndpointSlice) bool { return controllers[v.Labels[cluster.LabelManagedBy]] }
+// derived reports whether an object is a slice that was made here, not written by
+// somebody.
+func derived(o cluster.Object) bool {
+	v, ok := o.(*cluster.EndpointSlice)
+	return ok && controllers[v.Labels[cluster.LabelManagedBy]]
+}
 
 // maxEndpoints is how many endpoints a slice holds (--max-endpoints-per-slice
 // of kube-controller-manager).

@@ -185,7 +185,7 @@ func randomChange(t *testing.T, c *Controller, rng *rand.Rand, now time.Time) st
 	case 6:
 		for p := range c.Store().State().Pods.All() {
 			if !p.Deleted.IsZero() && rng.IntN(2) == 0 {
-				see(t, c, func(tx *cluster.Txn) { tx.DeletePod(p.Key()) })
+				see(t, c, func(tx *cluster.Txn) { tx.Delete(cluster.RefOf(p)) })
 				if err := c.PodGone(p.Key(), p.UID); err != nil {
 					t.Fatal(err)
 				}
@@ -206,7 +206,7 @@ func randomChange(t *testing.T, c *Controller, rng *rand.Rand, now time.Time) st
 		return "nothing"
 	}
 	if rng.IntN(30) == 0 { // with a report that nobody has looked at yet
-		see(t, c, func(tx *cluster.Txn) { tx.PutPod(running(p, now)) })
+		see(t, c, func(tx *cluster.Txn) { tx.Put(running(p, now)) })
 		_, err := c.Delete([]cluster.Ref{{Kind: cluster.KindNamespace, Key: cluster.Key{Name: "x"}}})
 		return fmt.Sprint("delete namespace: ", err)
 	}
@@ -222,7 +222,7 @@ func randomChange(t *testing.T, c *Controller, rng *rand.Rand, now time.Time) st
 	if rng.IntN(10) == 0 {
 		seen.Phase, seen.Ready = cluster.PodFailed, false
 	}
-	see(t, c, func(tx *cluster.Txn) { tx.PutPod(seen) })
+	see(t, c, func(tx *cluster.Txn) { tx.Put(seen) })
 	if err := c.Reconcile(); err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func farm(t testing.TB, services, pods int) *Controller {
 			seen := running(p, at)
 			n++
 			seen.IPs = []netip.Addr{netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})}
-			tx.PutPod(seen)
+			tx.Put(seen)
 		}
 	})
 	if err := c.Reconcile(); err != nil {
@@ -299,7 +299,7 @@ func flip(t testing.TB, c *Controller, k cluster.Key, i int) {
 	p := c.Store().State().Pod(k)
 	seen := running(p, time.Unix(int64(i), 0))
 	seen.IPs, seen.Ready = p.IPs, i%2 == 0
-	see(t, c, func(tx *cluster.Txn) { tx.PutPod(seen) })
+	see(t, c, func(tx *cluster.Txn) { tx.Put(seen) })
 	if err := c.Reconcile(); err != nil {
 		t.Fatal(err)
 	}
@@ -574,14 +574,14 @@ func TestSlicesAfterFailedWrite(t *testing.T) {
 	labels := map[string]string{"app": "web"}
 	apply(t, c, &cluster.Objects{Pods: []*cluster.Pod{{Meta: cluster.Meta{Namespace: "x", Name: "p", Labels: labels}, Node: "node1"}}})
 	see(t, c, func(tx *cluster.Txn) {
-		tx.PutPod(running(c.Store().State().Pod(cluster.Key{Namespace: "x", Name: "p"}), time.Unix(0, 0)))
+		tx.Put(running(c.Store().State().Pod(cluster.Key{Namespace: "x", Name: "p"}), time.Unix(0, 0)))
 	})
 	web := objects(service("web", func(v *cluster.Service) { v.Selector = labels }))
 	apply(t, c, web)
 	see(t, c, func(tx *cluster.Txn) {
 		p := running(c.Store().State().Pod(cluster.Key{Namespace: "x", Name: "p"}), time.Unix(1, 0))
 		p.Ready = false
-		tx.PutPod(p)
+		tx.Put(p)
 	})
 	good := c.journal.file
 	bad, err := c.journal.openReadOnly()

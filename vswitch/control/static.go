@@ -37,7 +37,9 @@ func Static(cfg Config, objects *cluster.Objects) (*cluster.State, error) {
 	c := &Controller{cfg: cfg, store: store, index: newIndex(&cfg)}
 	err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 		// Objects without a time of their own are as old as the epoch.
-		s := &static{step: &step{c, tx, time.Unix(0, 0).UTC()}, given: map[string][]netip.Addr{}}
+		s := &static{step: &step{c, tx, time.Unix(0, 0).UTC()}, given: map[string][]netip.Addr{},
+			rules: familyRules{have: familiesOf(&cfg), lenient: true}}
+		c.index.claims.lenient = true
 		return s.all(objects)
 	})
 	if err != nil {
@@ -49,36 +51,15 @@ func Static(cfg Config, objects *cluster.Objects) (*cluster.State, error) {
 type static struct {
 	*step
 	given map[string][]netip.Addr // pods' addresses by node
+	rules familyRules
 }
 
 func (s *static) all(o *cluster.Objects) error {
-	for _, n := range o.Namespaces {
-		m := *n
-		s.known(&m.Meta)
-		s.putNamespace(&m)
-	}
-	for _, n := range o.Nodes {
-		m := *n
-		s.known(&m.Meta)
-		s.putNode(&m)
-	}
-	for _, d := range o.Deployments {
-		m := *d
-		s.known(&m.Meta)
-		s.putDeployment(&m)
-	}
-	for _, p := range o.Pods {
-		m := *p
-		s.known(&m.Meta)
-		s.putPod(&m)
-		if p.Node != "" && !p.HostNetwork {
-			s.given[p.Node] = append(s.given[p.Node], p.IPs...)
+	for v := range o.All() {
+		if err := s.object(v); err != nil {
+			return err
 		}
 	}
-	if err := s.services(o); err != nil {
-		return err
-	}
-	s.policies(o)
 	s.impliedNodes(o)
 	s.impliedPods(o, false)
 	if err := s.ranges(o); err != nil {
@@ -102,6 +83,30 @@ func (s *static) all(o *cluster.Objects) error {
 	return nil
 }
 
+// object puts an object as it is given.
+func (s *static) object(in cluster.Object) error {
+	v := cluster.Clone(in)
+	s.known(v.Metadata())
+	switch v := v.(type) {
+	case *cluster.Pod:
+		if v.Node != "" && !v.HostNetwork {
+			s.given[v.Node] = append(s.given[v.Node], v.IPs...)
+		}
+	case *cluster.Service:
+		v.Ports = slices.Clone(v.Ports)
+		if v.Type == "" {
+			v.Type = cluster.ServiceClusterIP
+		}
+		if f := s.rules.complete(v); f != nil {
+			return refusal(v, f)
+		}
+	case *cluster.EndpointSlice:
+		v.Labels = written(v.Labels)
+	}
+	s.put(v)
+	return nil
+}
+
 // known fills in what an object from a manifest may not have.
 func (s *static) known(m *cluster.Meta) {
 	if m.UID == "" {
@@ -118,7 +123,7 @@ func (s *static) impliedNodes(o *cluster.Objects) {
 		if name != "" && s.tx.Own().Node(name) == nil {
 			n := &cluster.Node{Meta: cluster.Meta{Name: name, Source: source, Labels: map[string]string{hostnameLabel: name}}, Ready: true}
 			s.create(&n.Meta)
-			s.putNode(n)
+			s.put(n)
 		}
 	}
 	for _, p := range o.Pods {
@@ -166,32 +171,19 @@ func (s *static) complete(d *cluster.Deployment) {
 	for ; have < d.Replicas; have++ {
 		p := *s.replica(&grown, templateHash(&d.Template))
 		p.Phase, p.Ready = cluster.PodRunning, true
-		s.putPod(&p)
+		s.put(&p)
 	}
 	if grown.Serial != d.Serial {
-		s.putDeployment(&grown)
+		s.put(&grown)
 	}
 }
 
 func (s *static) missingNamespaces() map[string]bool {
 	missing := map[string]bool{"default": true}
-	for p := range s.tx.Own().Pods.All() {
-		missing[p.Namespace] = true
-	}
-	for d := range s.tx.Own().Deployments.All() {
-		missing[d.Namespace] = true
-	}
-	for v := range s.tx.Own().Services.All() {
-		missing[v.Namespace] = true
-	}
-	for v := range s.tx.Own().EndpointSlices.All() {
-		missing[v.Namespace] = true
-	}
-	for v := range s.tx.Own().Endpoints.All() {
-		missing[v.Namespace] = true
-	}
-	for v := range s.tx.Own().NetworkPolicies.All() {
-		missing[v.Namespace] = true
+	for o := range s.tx.Own().All() {
+		if o.Kind().Namespaced() {
+			missing[o.Key().Namespace] = true
+		}
 	}
 	for n := range s.tx.Own().Namespaces.All() {
 		delete(missing, n.Name)
@@ -232,7 +224,7 @@ func (s *static) addresses() error {
 				p.IPs = append(p.IPs, ip)
 			}
 		}
-		s.putPod(&p)
+		s.put(&p)
 	}
 	return nil
 }
@@ -270,7 +262,7 @@ func (s *static) count() {
 		d := *own
 		d.CurrentReplicas, d.UpdatedReplicas = total[d.Key()], total[d.Key()]
 		d.ReadyReplicas, d.AvailableReplicas = ready[d.Key()], ready[d.Key()]
-		s.putDeployment(&d)
+		s.put(&d)
 	}
 }
 
@@ -279,11 +271,7 @@ func (s *static) count() {
 func conflicts(o *cluster.Objects) error {
 	var errs []error
 	for _, c := range slices.Concat(cluster.Conflicts(o.Nodes, o.Pods), cluster.ServiceConflicts(o.Services)) {
-		text := c.Ref.String() + ": " + c.Field + ": " + c.Message
-		if c.Object.Source != "" {
-			text = c.Object.Source + ": " + text
-		}
-		errs = append(errs, &conflictError{text})
+		errs = append(errs, refusal(c.Object, &fault{c.Field, c.Message}))
 	}
 	return errors.Join(errs...)
 }

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"fmt"
 	"iter"
 	"net/netip"
 	"slices"
@@ -9,40 +8,6 @@ import (
 
 	"vswitch/vswitch/cluster"
 )
-
-// services puts services and their endpoints as they are given.
-func (s *static) services(o *cluster.Objects) error {
-	s.index.claims.lenient = true
-	rules := familyRules{have: familiesOf(&s.cfg), lenient: true}
-	for _, v := range o.Services {
-		m := *v
-		s.known(&m.Meta)
-		m.Ports = slices.Clone(v.Ports)
-		if m.Type == "" {
-			m.Type = cluster.ServiceClusterIP
-		}
-		if f := rules.complete(&m); f != nil {
-			text := fmt.Sprintf("Service %s: %s: %s", m.Key(), f.field, f.message)
-			if m.Source != "" {
-				text = m.Source + ": " + text
-			}
-			return &conflictError{text}
-		}
-		s.putService(&m)
-	}
-	for _, v := range o.EndpointSlices {
-		m := *v
-		s.known(&m.Meta)
-		m.Labels = written(v.Labels)
-		s.putEndpointSlice(&m)
-	}
-	for _, v := range o.Endpoints {
-		m := *v
-		s.known(&m.Meta)
-		s.putEndpoints(&m)
-	}
-	return nil
-}
 
 // endpointsIn yields all endpoints that are given, and what gives them.
 func endpointsIn(o *cluster.Objects) iter.Seq2[*cluster.Endpoint, *cluster.Meta] {
@@ -105,7 +70,7 @@ func (s *static) impliedPods(o *cluster.Objects, unplaced bool) {
 		if named && (own.Node == "" || own.Node == node) {
 			p := *own
 			p.Node, p.IPs = node, append(slices.Clip(own.IPs), a)
-			s.putPod(&p)
+			s.put(&p)
 			continue
 		}
 		p := &cluster.Pod{Node: node, IPs: []netip.Addr{a}, Phase: cluster.PodRunning, Ready: e.Ready}
@@ -115,7 +80,7 @@ func (s *static) impliedPods(o *cluster.Objects, unplaced bool) {
 			p.Name += "-x"
 		}
 		s.create(&p.Meta)
-		s.putPod(p)
+		s.put(p)
 	}
 }
 

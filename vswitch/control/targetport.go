@@ -84,7 +84,7 @@ func (s *step) report(own *cluster.Service) {
 	}
 	s.setCondition(&v, conditionEndpoints, l)
 	if !slices.Equal(v.Conditions, own.Conditions) {
-		s.putService(&v)
+		s.put(&v)
 	}
 }
 

@@ -91,12 +91,13 @@ func object(noun any) (runtime.Object, error) {
 }
 
 // base reads the noun's manifest into o. It reports whether there is one.
-func base(kind cluster.Kind, m *cluster.Meta, o any) (bool, error) {
-	if len(m.Manifest) == 0 {
+func base(noun cluster.Object, o any) (bool, error) {
+	manifest := noun.Metadata().Manifest
+	if len(manifest) == 0 {
 		return false, nil
 	}
-	if err := json.Unmarshal(m.Manifest, o); err != nil {
-		return false, fmt.Errorf("encode %s %s: its manifest cannot be read: %w", kind, m.Key(), err)
+	if err := json.Unmarshal(manifest, o); err != nil {
+		return false, fmt.Errorf("encode %s: its manifest cannot be read: %w", cluster.RefOf(noun), err)
 	}
 	return true, nil
 }
@@ -119,7 +120,7 @@ func setMeta(o *metav1.ObjectMeta, m *cluster.Meta, grace time.Duration) {
 
 func fromNamespace(n *cluster.Namespace) (*corev1.Namespace, error) {
 	o := &corev1.Namespace{}
-	if _, err := base(cluster.KindNamespace, &n.Meta, o); err != nil {
+	if _, err := base(n, o); err != nil {
 		return nil, err
 	}
 	o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}
@@ -133,7 +134,7 @@ func fromNamespace(n *cluster.Namespace) (*corev1.Namespace, error) {
 
 func fromNode(n *cluster.Node) (*corev1.Node, error) {
 	o := &corev1.Node{}
-	if _, err := base(cluster.KindNode, &n.Meta, o); err != nil {
+	if _, err := base(n, o); err != nil {
 		return nil, err
 	}
 	o.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}
@@ -160,7 +161,7 @@ func fromNode(n *cluster.Node) (*corev1.Node, error) {
 
 func fromDeployment(d *cluster.Deployment) (*appsv1.Deployment, error) {
 	o := &appsv1.Deployment{}
-	known, err := base(cluster.KindDeployment, &d.Meta, o)
+	known, err := base(d, o)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +195,7 @@ func fromDeployment(d *cluster.Deployment) (*appsv1.Deployment, error) {
 
 func fromPod(p *cluster.Pod) (*corev1.Pod, error) {
 	o := &corev1.Pod{}
-	known, err := base(cluster.KindPod, &p.Meta, o)
+	known, err := base(p, o)
 	if err != nil {
 		return nil, err
 	}

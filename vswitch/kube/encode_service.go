@@ -16,7 +16,7 @@ import (
 // fromService writes the service with what was allocated for it.
 func fromService(v *cluster.Service) (*corev1.Service, error) {
 	o := &corev1.Service{}
-	known, err := base(cluster.KindService, &v.Meta, o)
+	known, err := base(v, o)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func serviceStatus(v *cluster.Service) corev1.ServiceStatus {
 
 func fromEndpointSlice(e *cluster.EndpointSlice) (*discoveryv1.EndpointSlice, error) {
 	o := &discoveryv1.EndpointSlice{}
-	known, err := base(cluster.KindEndpointSlice, &e.Meta, o)
+	known, err := base(e, o)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +177,7 @@ func fromTarget(p *cluster.Endpoint) *corev1.ObjectReference {
 
 func fromEndpoints(e *cluster.Endpoints) (*corev1.Endpoints, error) {
 	o := &corev1.Endpoints{}
-	known, err := base(cluster.KindEndpoints, &e.Meta, o)
+	known, err := base(e, o)
 	if err != nil {
 		return nil, err
 	}

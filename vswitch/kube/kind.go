@@ -25,11 +25,21 @@ func (t typeMeta) group() string {
 	return g
 }
 
-// handled are the kinds that become nouns, and their version.
-var handled = map[string]string{
-	"Namespace": "v1", "Node": "v1", "Pod": "v1", "Deployment": "apps/v1",
-	"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Endpoints": "v1",
-	"NetworkPolicy": "networking.k8s.io/v1", "ClusterNetworkPolicy": clusterPolicyVersion,
+// handled are the kinds that become nouns, their version, and what decodes,
+// completes and checks an object and records its noun.
+var handled = map[cluster.Kind]struct {
+	version string
+	read    func(l *loader, m *manifest, name string, tree map[string]any)
+}{
+	cluster.KindNamespace:            {"v1", (*loader).namespace},
+	cluster.KindNode:                 {"v1", (*loader).node},
+	cluster.KindPod:                  {"v1", (*loader).pod},
+	cluster.KindDeployment:           {"apps/v1", (*loader).deployment},
+	cluster.KindService:              {"v1", (*loader).service},
+	cluster.KindEndpointSlice:        {"discovery.k8s.io/v1", (*loader).endpointSlice},
+	cluster.KindEndpoints:            {"v1", (*loader).endpoints},
+	cluster.KindNetworkPolicy:        {"networking.k8s.io/v1", (*loader).networkPolicy},
+	cluster.KindClusterNetworkPolicy: {clusterPolicyVersion, (*loader).clusterNetworkPolicy},
 }
 
 // older are versions that are read as the handled one, whose form they have.
@@ -62,15 +72,15 @@ func (l *loader) manifest(m *manifest, tree any, inherited typeMeta) {
 		return
 	}
 	name := nameOf(t.kind, object)
-	version, known := handled[t.kind]
+	k, known := handled[cluster.Kind(t.kind)]
 	switch {
-	case known && (version == t.apiVersion || older[t]):
+	case known && (k.version == t.apiVersion || older[t]):
 		if older[t] {
 			object["apiVersion"] = t.apiVersion // which an item may leave to its list
 		}
-		l.object(m, t.kind, name, object)
-	case known && (t.group() == typeMeta{apiVersion: version}.group() || t.group() == "extensions"):
-		l.fail(m.failure(name, "apiVersion", fmt.Sprintf("no kind %s in %q; did you mean %q?", t.kind, t.apiVersion, version)))
+		k.read(l, m, name, object)
+	case known && (t.group() == typeMeta{apiVersion: k.version}.group() || t.group() == "extensions"):
+		l.fail(m.failure(name, "apiVersion", fmt.Sprintf("no kind %s in %q; did you mean %q?", t.kind, t.apiVersion, k.version)))
 	default:
 		l.warn(m, t.kind, name, fmt.Sprintf("kind %s (%s) is not handled; skipped%s", t.kind, t.apiVersion, instead[t]))
 	}
@@ -155,74 +165,58 @@ func nameOf(kind string, object map[string]any) string {
 	return cluster.Ref{Kind: cluster.Kind(kind), Key: cluster.Key{Namespace: namespace, Name: name}}.String()
 }
 
-// object decodes, completes and checks one object, and adds its noun.
-func (l *loader) object(m *manifest, kind, name string, tree map[string]any) {
-	switch kind {
-	case "Namespace":
-		if o, ok := decode(l, m, name, tree, defaultNamespace, validateNamespace); ok {
-			n := toNamespace(o)
-			record(l, m, cluster.KindNamespace, &n.Meta, &l.objects.Namespaces, n)
-		}
-	case "Node":
-		if o, ok := decode(l, m, name, tree, defaultNode, validateNode); ok {
-			n := toNode(o)
-			l.nodeNoEffect(m, name, o)
-			record(l, m, cluster.KindNode, &n.Meta, &l.objects.Nodes, n)
-		}
-	case "Pod":
-		if o, ok := decode(l, m, name, tree, defaultPod, validatePod); ok {
-			l.generateName(cluster.KindPod, &o.ObjectMeta, o)
-			p := toPod(o)
-			l.podNoEffect(m, name, "spec", &o.Spec)
-			record(l, m, cluster.KindPod, &p.Meta, &l.objects.Pods, p)
-		}
-	case "Deployment":
-		if o, ok := decode(l, m, name, tree, defaultDeployment, validateDeployment); ok {
-			l.generateName(cluster.KindDeployment, &o.ObjectMeta, o)
-			d := toDeployment(o)
-			l.podNoEffect(m, name, "spec.template.spec", &o.Spec.Template.Spec)
-			record(l, m, cluster.KindDeployment, &d.Meta, &l.objects.Deployments, d)
-		}
-	case "Service", "EndpointSlice", "Endpoints":
-		l.serviceObject(m, kind, name, tree)
-	case "NetworkPolicy", "ClusterNetworkPolicy":
-		l.policyObject(m, kind, name, tree)
+func (l *loader) namespace(m *manifest, name string, tree map[string]any) {
+	if o, ok := decode(l, m, name, tree, defaultNamespace, validateNamespace); ok {
+		l.record(m, toNamespace(o))
 	}
 }
 
-// record adds an object to a list, unless it is the second one of its name.
-func record[T any](l *loader, m *manifest, kind cluster.Kind, meta *cluster.Meta, list *[]*T, v *T) {
-	if l.add(m, cluster.Ref{Kind: kind, Key: meta.Key()}, meta) {
-		*list = append(*list, v)
+func (l *loader) node(m *manifest, name string, tree map[string]any) {
+	if o, ok := decode(l, m, name, tree, defaultNode, validateNode); ok {
+		l.nodeNoEffect(m, name, o)
+		l.record(m, toNode(o))
 	}
 }
 
-// serviceObject is object for services and what lies behind them.
-func (l *loader) serviceObject(m *manifest, kind, name string, tree map[string]any) {
-	switch kind {
-	case "Service":
-		if o, ok := decode(l, m, name, tree, defaultService, validateService); ok {
-			l.generateName(cluster.KindService, &o.ObjectMeta, o)
-			l.serviceNoEffect(m, name, o)
-			normalizeService(o)
-			v := toService(o)
-			record(l, m, cluster.KindService, &v.Meta, &l.objects.Services, v)
+func (l *loader) pod(m *manifest, name string, tree map[string]any) {
+	if o, ok := decode(l, m, name, tree, defaultPod, validatePod); ok {
+		l.generateName(cluster.KindPod, &o.ObjectMeta, o)
+		l.podNoEffect(m, name, "spec", &o.Spec)
+		l.record(m, toPod(o))
+	}
+}
+
+func (l *loader) deployment(m *manifest, name string, tree map[string]any) {
+	if o, ok := decode(l, m, name, tree, defaultDeployment, validateDeployment); ok {
+		l.generateName(cluster.KindDeployment, &o.ObjectMeta, o)
+		l.podNoEffect(m, name, "spec.template.spec", &o.Spec.Template.Spec)
+		l.record(m, toDeployment(o))
+	}
+}
+
+func (l *loader) service(m *manifest, name string, tree map[string]any) {
+	if o, ok := decode(l, m, name, tree, defaultService, validateService); ok {
+		l.generateName(cluster.KindService, &o.ObjectMeta, o)
+		l.serviceNoEffect(m, name, o)
+		normalizeService(o)
+		l.record(m, toService(o))
+	}
+}
+
+func (l *loader) endpointSlice(m *manifest, name string, tree map[string]any) {
+	if o, ok := decode(l, m, name, tree, defaultEndpointSlice, validateEndpointSlice); ok {
+		if o.AddressType == discoveryv1.AddressTypeFQDN {
+			l.warn(m, string(cluster.KindEndpointSlice), name, "addressType FQDN: it is kept, and services do not use it")
 		}
-	case "EndpointSlice":
-		if o, ok := decode(l, m, name, tree, defaultEndpointSlice, validateEndpointSlice); ok {
-			if o.AddressType == discoveryv1.AddressTypeFQDN {
-				l.warn(m, kind, name, "addressType FQDN: it is kept, and services do not use it")
-			}
-			l.generateName(cluster.KindEndpointSlice, &o.ObjectMeta, o)
-			v := toEndpointSlice(o)
-			record(l, m, cluster.KindEndpointSlice, &v.Meta, &l.objects.EndpointSlices, v)
-		}
-	case "Endpoints":
-		if o, ok := decode(l, m, name, tree, defaultEndpoints, validateEndpoints); ok {
-			l.generateName(cluster.KindEndpoints, &o.ObjectMeta, o)
-			v := toEndpoints(o)
-			record(l, m, cluster.KindEndpoints, &v.Meta, &l.objects.Endpoints, v)
-		}
+		l.generateName(cluster.KindEndpointSlice, &o.ObjectMeta, o)
+		l.record(m, toEndpointSlice(o))
+	}
+}
+
+func (l *loader) endpoints(m *manifest, name string, tree map[string]any) {
+	if o, ok := decode(l, m, name, tree, defaultEndpoints, validateEndpoints); ok {
+		l.generateName(cluster.KindEndpoints, &o.ObjectMeta, o)
+		l.record(m, toEndpoints(o))
 	}
 }
 

@@ -47,14 +47,14 @@ type loader struct {
 	unclear  []string // policies that are refused without one
 	warnings []Warning
 	errs     []*Error
-	files    map[string]int              // in the order they were read
-	read     map[string]bool             // files that were read, by absolute path
-	first    map[cluster.Ref]string      // where each object was first seen
-	origin   map[*cluster.Meta]*manifest // of the objects read
+	files    map[string]int               // in the order they were read
+	read     map[string]bool              // files that were read, by absolute path
+	first    map[cluster.Ref]string       // where each object was first seen
+	origin   map[cluster.Object]*manifest // of the objects read
 }
 
 func newLoader() *loader {
-	return &loader{files: map[string]int{}, read: map[string]bool{}, first: map[cluster.Ref]string{}, origin: map[*cluster.Meta]*manifest{}}
+	return &loader{files: map[string]int{}, read: map[string]bool{}, first: map[cluster.Ref]string{}, origin: map[cluster.Object]*manifest{}}
 }
 
 func (l *loader) result() (*Objects, []Warning, error) {
@@ -204,16 +204,16 @@ func (l *loader) conflicts() {
 	}
 }
 
-// add notes an object, and refuses the second one of a name.
-func (l *loader) add(m *manifest, ref cluster.Ref, meta *cluster.Meta) bool {
-	meta.Source = m.source()
+// record adds an object, and refuses the second one of a name.
+func (l *loader) record(m *manifest, o cluster.Object) {
+	ref := cluster.RefOf(o)
 	if where, twice := l.first[ref]; twice {
 		l.fail(m.failure(ref.String(), "metadata.name", "is given twice; the first one is at "+where))
-		return false
+		return
 	}
-	l.first[ref] = meta.Source
-	l.origin[meta] = m
-	return true
+	source := m.source()
+	o.Metadata().Source, l.first[ref], l.origin[o] = source, source, m
+	l.objects.Add(o)
 }
 
 // manifest is one object of a document: the document itself, or an item of a

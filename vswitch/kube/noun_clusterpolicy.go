@@ -79,7 +79,7 @@ func toClusterPorts(protocols []policyv1alpha2.ClusterNetworkPolicyProtocol) (ou
 // as what stands for it, a policy that denies all, and a condition.
 func fromClusterNetworkPolicy(p *cluster.ClusterNetworkPolicy) (*policyv1alpha2.ClusterNetworkPolicy, error) {
 	o := &policyv1alpha2.ClusterNetworkPolicy{}
-	known, err := base(cluster.KindClusterNetworkPolicy, &p.Meta, o)
+	known, err := base(p, o)
 	if err != nil {
 		return nil, err
 	}

@@ -156,7 +156,7 @@ const annotationInvalid = "vswitch/invalid"
 // stands for it, a policy without rules, with annotationInvalid.
 func fromNetworkPolicy(p *cluster.NetworkPolicy) (*networkingv1.NetworkPolicy, error) {
 	o := &networkingv1.NetworkPolicy{}
-	known, err := base(cluster.KindNetworkPolicy, &p.Meta, o)
+	known, err := base(p, o)
 	if err != nil {
 		return nil, err
 	}

@@ -15,16 +15,6 @@ import (
 	"vswitch/vswitch/cluster"
 )
 
-// policyObject is object for policies.
-func (l *loader) policyObject(m *manifest, kind, name string, tree map[string]any) {
-	switch kind {
-	case "NetworkPolicy":
-		l.networkPolicy(m, name, tree)
-	case "ClusterNetworkPolicy":
-		l.clusterNetworkPolicy(m, name, tree)
-	}
-}
-
 func (l *loader) networkPolicy(m *manifest, name string, tree map[string]any) {
 	l.withoutStatus(m, name, tree)
 	complete := defaultNetworkPolicy
@@ -34,7 +24,7 @@ func (l *loader) networkPolicy(m *manifest, name string, tree map[string]any) {
 	o, s := examine(l, m, name, tree, complete, validateNetworkPolicy)
 	if len(s.problems) > 0 {
 		if s.namesObject(&o.ObjectMeta) && s.readsPods(tree) {
-			l.standIns.NetworkPolicies = append(l.standIns.NetworkPolicies, standIn(m, o, s.problems[0]))
+			l.standIns.Add(standIn(m, o, s.problems[0]))
 		} else {
 			l.unclear = append(l.unclear, name)
 		}
@@ -42,8 +32,7 @@ func (l *loader) networkPolicy(m *manifest, name string, tree map[string]any) {
 	}
 	l.generateName(cluster.KindNetworkPolicy, &o.ObjectMeta, o)
 	l.networkPolicyNoEffect(m, name, o)
-	v := toNetworkPolicy(o)
-	record(l, m, cluster.KindNetworkPolicy, &v.Meta, &l.objects.NetworkPolicies, v)
+	l.record(m, toNetworkPolicy(o))
 }
 
 func (l *loader) clusterNetworkPolicy(m *manifest, name string, tree map[string]any) {
@@ -52,7 +41,7 @@ func (l *loader) clusterNetworkPolicy(m *manifest, name string, tree map[string]
 	})
 	if len(s.problems) > 0 {
 		if s.namesObject(&o.ObjectMeta) && s.clean("spec.subject") {
-			l.standIns.ClusterNetworkPolicies = append(l.standIns.ClusterNetworkPolicies, clusterStandIn(m, o, s))
+			l.standIns.Add(clusterStandIn(m, o, s))
 		} else {
 			l.unclear = append(l.unclear, name)
 		}
@@ -60,8 +49,7 @@ func (l *loader) clusterNetworkPolicy(m *manifest, name string, tree map[string]
 	}
 	l.generateName(cluster.KindClusterNetworkPolicy, &o.ObjectMeta, o)
 	l.clusterNetworkPolicyNoEffect(m, name, o)
-	v := toClusterNetworkPolicy(o)
-	record(l, m, cluster.KindClusterNetworkPolicy, &v.Meta, &l.objects.ClusterNetworkPolicies, v)
+	l.record(m, toClusterNetworkPolicy(o))
 }
 
 // withoutStatus takes out the status, which NetworkPolicies of Kubernetes 1.24

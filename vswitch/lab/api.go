@@ -2,7 +2,6 @@ package lab
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	"vswitch/vswitch/cluster"
@@ -81,14 +80,8 @@ type State struct {
 
 // StateOf returns all objects of a state.
 func StateOf(s *cluster.State) *State {
-	return &State{Revision: s.Revision, Objects: cluster.Objects{
-		Namespaces: all(s.Namespaces), Nodes: all(s.Nodes), Pods: all(s.Pods), Deployments: all(s.Deployments),
-		Services: all(s.Services), EndpointSlices: all(s.EndpointSlices), Endpoints: all(s.Endpoints),
-		NetworkPolicies: all(s.NetworkPolicies), ClusterNetworkPolicies: all(s.ClusterNetworkPolicies),
-	}}
+	return &State{Revision: s.Revision, Objects: *s.Objects()}
 }
-
-func all[T any](t cluster.Table[T]) []*T { return slices.Collect(t.All()) }
 
 // LogRequest names a log: that of a container (the first one if Container is
 // empty), or of a node's process.

@@ -87,9 +87,9 @@ func TestFronts(t *testing.T) {
 	ports := []cluster.ServicePort{{Protocol: protoTCP, Port: 80}, {Protocol: protoUDP, Port: 53}}
 	if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 		meta := func(name string) cluster.Meta { return cluster.Meta{Namespace: "x", Name: name} }
-		tx.PutService(&cluster.Service{Meta: meta("local"), Ports: ports, Ingress: at("172.30.0.1"), ExternalLocal: true, HealthCheckPort: 30500})
-		tx.PutService(&cluster.Service{Meta: meta("cluster"), Ports: ports, Ingress: at("172.30.0.2"), HealthCheckPort: 30501})
-		tx.PutService(&cluster.Service{Meta: meta("proxy"), Ports: ports, ExternalLocal: true, HealthCheckPort: 30502,
+		tx.Put(&cluster.Service{Meta: meta("local"), Ports: ports, Ingress: at("172.30.0.1"), ExternalLocal: true, HealthCheckPort: 30500})
+		tx.Put(&cluster.Service{Meta: meta("cluster"), Ports: ports, Ingress: at("172.30.0.2"), HealthCheckPort: 30501})
+		tx.Put(&cluster.Service{Meta: meta("proxy"), Ports: ports, ExternalLocal: true, HealthCheckPort: 30502,
 			Ingress: []cluster.LBIngress{{IP: netip.MustParseAddr("172.30.0.3"), Proxy: true}, {Hostname: "lb.example"}}})
 		return nil
 	}); err != nil {

@@ -75,7 +75,7 @@ func (s *supervisor) delete(refs []cluster.Ref) ([]control.Result, error) {
 	return results, errors.Join(err, s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
 		for _, r := range results {
 			if r.Kind == cluster.KindNode {
-				tx.DeleteNode(r.Name)
+				tx.Delete(cluster.KindNode.Ref(r.Key))
 			}
 		}
 		return nil

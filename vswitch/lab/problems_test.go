@@ -20,10 +20,10 @@ func TestProblems(t *testing.T) {
 	put := func(n int) {
 		t.Helper()
 		if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-			tx.PutService(&cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: "fine"},
+			tx.Put(&cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: "fine"},
 				Conditions: []cluster.Condition{{Type: "Ready", True: true, Reason: "Fine"}}})
 			for i := range n {
-				tx.PutService(&cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: fmt.Sprintf("s%d", i), Source: "web.yaml:3"},
+				tx.Put(&cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: fmt.Sprintf("s%d", i), Source: "web.yaml:3"},
 					Conditions: []cluster.Condition{{Type: "Allocated", Reason: "Taken", Message: "the port is taken"}, {Type: "Other", Reason: "Gone"}}})
 			}
 			return nil

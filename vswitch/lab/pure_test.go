@@ -231,7 +231,7 @@ func TestProgress(t *testing.T) {
 	put := func(pods ...*cluster.Pod) *cluster.State {
 		if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 			for _, p := range pods {
-				tx.PutPod(p)
+				tx.Put(p)
 			}
 			return nil
 		}); err != nil {
@@ -295,13 +295,13 @@ func TestSettledDeployment(t *testing.T) {
 			err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 				d := d
 				d.CurrentReplicas, d.ReadyReplicas = tc.current, tc.ready
-				tx.PutDeployment(&d)
+				tx.Put(&d)
 				for i := range tc.pods {
 					p := &cluster.Pod{Meta: cluster.Meta{Namespace: "shop", Name: fmt.Sprint("web-", i)}, Owner: d.Key(), Node: "node1", Ready: !tc.failed}
 					if tc.failed {
 						p.Phase = cluster.PodFailed
 					}
-					tx.PutPod(p)
+					tx.Put(p)
 				}
 				return nil
 			})

@@ -69,7 +69,7 @@ func (s *supervisor) startPod(spec *cluster.Pod) {
 // forget says that nothing of a pod is left.
 func (s *supervisor) forget(spec *cluster.Pod) {
 	err := s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
-		tx.DeletePod(spec.Key())
+		tx.Delete(cluster.RefOf(spec))
 		return nil
 	})
 	if err = errors.Join(err, s.control.PodGone(spec.Key(), spec.UID)); err != nil {
@@ -83,7 +83,7 @@ func (s *supervisor) startNode(name string) {
 	if err != nil {
 		s.log.Error("node cannot start", "node", name, "err", err)
 		s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
-			tx.PutNode(&cluster.Node{Meta: cluster.Meta{Name: name}, Reason: err.Error()})
+			tx.Put(&cluster.Node{Meta: cluster.Meta{Name: name}, Reason: err.Error()})
 			return nil
 		})
 		return
@@ -165,7 +165,7 @@ func (s *supervisor) reportPod(p *pod, seen *cluster.Pod) {
 		return
 	}
 	s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
-		tx.PutPod(seen)
+		tx.Put(seen)
 		return nil
 	})
 }
@@ -174,7 +174,7 @@ func (s *supervisor) reportNode(seen *cluster.Node) {
 	s.store.Update(cluster.Local, func(tx *cluster.Txn) error {
 		// What is no longer wanted must not come back by being seen.
 		if tx.State().Node(seen.Name) != nil {
-			tx.PutNode(seen)
+			tx.Put(seen)
 		}
 		return nil
 	})
