@@ -74,11 +74,11 @@ type verified struct {
 
 // difference is an expectation that was not met.
 type difference struct {
-	File   string `json:"file"`
-	Line   int    `json:"line"`
-	From   string `json:"from"`
-	To     string `json:"to"`
-	Proto  string `json:"proto"`
+	File  string `json:"file"`
+	Line  int    `json:"line"`
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Proto string `json:"proto"`
 	// Family is IPv4 or IPv6, where the other one is as expected, or differs
 	// otherwise; empty where both ends have but one, or both are the same.
 	Family trace.Family `json:"family,omitempty"`

@@ -64,6 +64,8 @@ func (l *loader) manifest(m *manifest, tree any, inherited typeMeta) {
 	name := nameOf(t.kind, object)
 	version, known := handled[t.kind]
 	switch {
+	case known && l.namesOnly:
+		l.name(m, t.kind, name, object)
 	case known && (version == t.apiVersion || older[t]):
 		if older[t] {
 			object["apiVersion"] = t.apiVersion // which an item may leave to its list
