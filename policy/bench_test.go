@@ -166,3 +166,22 @@ func BenchmarkPolicyChange(b *testing.B) {
 		c.Apply(&cluster.Changes{NetworkPolicies: []cluster.Change[cluster.NetworkPolicy]{{Old: p}}})
 	}
 }
+
+// BenchmarkReport reports on 10,000 policies with one subject: all pods of a
+// namespace, of which there are 10,000, too.
+func BenchmarkReport(b *testing.B) {
+	w := bigCluster(0)
+	w.node = "no-node" // nobody is compiled
+	m := maker{rand.New(rand.NewPCG(5, 6))}
+	for _, p := range w.pods {
+		p.Namespace = "ns-0"
+	}
+	for i := range 10000 {
+		w.policies = append(w.policies, bigPolicy(m, "ns-0", i))
+	}
+	c := NewCompiler(w.node)
+	c.Apply(w.all())
+	for b.Loop() {
+		c.Report()
+	}
+}

@@ -112,6 +112,9 @@ func (v Verdict) whyIsolated() string {
 	if d.namespace != "" {
 		s += ", and Namespace " + d.namespace + " DefaultDeny isolates " + v.pod.name + " as well"
 	}
+	if v.dir == Egress && v.peer != nil && v.peer.isNode && v.peer.node != v.pod.node {
+		s += "; a node port of another node is judged as that node's address"
+	}
 	for _, p := range d.isolating {
 		if len(p.problems) > 0 {
 			return s + "; " + p.String() + " is invalid, and so allows nothing: " + p.problems[0]

@@ -35,22 +35,17 @@ func (c *Compiler) Report() []PolicyReport {
 	}
 	slices.SortFunc(all, comparePolicies)
 	shades := newShades(all)
+	m := &reporter{c, map[*selector]*selected{}, map[string]bool{}}
 	out := make([]PolicyReport, 0, len(all))
 	for _, p := range all {
 		r := PolicyReport{Policy: p.String(), Problems: slices.Clone(p.problems)}
 		if p.subject != nil {
-			for _, id := range p.subject.members {
-				for _, q := range c.ids.byID[id].parties {
-					r.Pods++
-					if q.local {
-						r.Local++
-					}
-				}
-			}
+			of := m.selected(p.subject)
+			r.Pods, r.Local = of.pods, of.local
 		}
 		for dir := range p.rules {
 			for _, rule := range p.rules[dir] {
-				c.reportRule(&r, rule)
+				m.reportRule(&r, rule)
 				if by := shades.over(rule); by != nil {
 					r.Shadowed = append(r.Shadowed, Remark{rule.dir, rule.index, by.String()})
 				}
@@ -61,15 +56,51 @@ func (c *Compiler) Report() []PolicyReport {
 	return out
 }
 
+// reporter remembers what many policies have in common.
+type reporter struct {
+	c        *Compiler
+	subjects map[*selector]*selected
+	peers    map[string]bool // by key of the selector: somebody is one
+}
+
+// selected is what there is to say of the pods that a selector selects.
+type selected struct {
+	pods, local int
+	ports       map[namedPort]struct{} // without their numbers
+}
+
+func (m *reporter) selected(s *selector) *selected {
+	of := m.subjects[s]
+	if of != nil {
+		return of
+	}
+	of = &selected{ports: map[namedPort]struct{}{}}
+	m.subjects[s] = of
+	for _, id := range s.members {
+		i := m.c.ids.byID[id]
+		for _, p := range i.parties {
+			of.pods++
+			if p.local {
+				of.local++
+			}
+		}
+		for _, p := range i.ports {
+			of.ports[namedPort{name: p.name}] = struct{}{}
+			of.ports[namedPort{name: p.name, proto: p.proto}] = struct{}{}
+		}
+	}
+	return of
+}
+
 // reportRule reports what keeps a rule from having an effect.
-func (c *Compiler) reportRule(r *PolicyReport, rule *rule) {
+func (m *reporter) reportRule(r *PolicyReport, rule *rule) {
 	p := rule.policy
 	remark := func(text string) { r.Unused = append(r.Unused, Remark{rule.dir, rule.index, text}) }
 	if p.tier == network && !p.isolates[rule.dir] {
 		remark("the policy does not isolate " + rule.dir.String() + ", so its rules of that direction do nothing")
 		return
 	}
-	if len(rule.spec.Peers) > 0 && !slices.ContainsFunc(rule.spec.Peers, func(peer cluster.PolicyPeer) bool { return c.anybody(p, &peer) }) {
+	if len(rule.spec.Peers) > 0 && !slices.ContainsFunc(rule.spec.Peers, func(peer cluster.PolicyPeer) bool { return m.anybody(p, &peer) }) {
 		remark("no pod or node is one of its peers")
 	}
 	if r.Pods == 0 {
@@ -77,7 +108,7 @@ func (c *Compiler) reportRule(r *PolicyReport, rule *rule) {
 	}
 	for i := range rule.spec.Ports {
 		port := &rule.spec.Ports[i]
-		if port.Name == "" || c.hasPort(rule, port) {
+		if port.Name == "" || m.hasPort(rule, port) {
 			continue
 		}
 		whose := "pod that it selects"
@@ -89,103 +120,30 @@ func (c *Compiler) reportRule(r *PolicyReport, rule *rule) {
 }
 
 // anybody reports whether a peer is somebody at present. Addresses always are.
-func (c *Compiler) anybody(p *policy, peer *cluster.PolicyPeer) bool {
+func (m *reporter) anybody(p *policy, peer *cluster.PolicyPeer) bool {
 	if len(peer.Blocks) > 0 {
 		return true
 	}
-	s, found := p.peerSelector(peer), false
-	c.candidates(&s, func(i *identity) { found = found || s.matches(i.who) })
+	s := p.peerSelector(peer)
+	key := selectorKey(&s)
+	found, known := m.peers[key]
+	if !known {
+		m.c.candidates(&s, func(i *identity) { found = found || s.matches(i.who) })
+		m.peers[key] = found
+	}
 	return found
 }
 
 // hasPort reports whether some receiver of a rule's packets has a named port.
-func (c *Compiler) hasPort(r *rule, port *cluster.PolicyPort) bool {
+func (m *reporter) hasPort(r *rule, port *cluster.PolicyPort) bool {
 	if r.dir == Egress {
-		for v := range c.ids.named[port.Name] {
+		for v := range m.c.ids.named[port.Name] {
 			if meansPort(port, v) {
 				return true
 			}
 		}
 		return false
 	}
-	for _, id := range r.policy.subject.members {
-		if slices.ContainsFunc(c.ids.byID[id].ports, func(v namedPort) bool { return meansPort(port, v) }) {
-			return true
-		}
-	}
-	return false
-}
-
-// shades finds rules that others make superfluous. It compares those of policies
-// with the same subject, and with those that select all pods.
-type shades struct{ bySubject map[string][]*rule }
-
-// everything is the key of rules of policies for all pods, one namespace's or
-// all of them.
-func everything(p *policy) string {
-	s := selector{scoped: p.tier == network, namespace: p.key.Namespace, labels: &cluster.Selector{}}
-	return selectorKey(&s)
-}
-
-func subjectKey(p *policy) string {
-	if (p.subject.labels == nil || len(p.subject.labels.Requirements) == 0) &&
-		(p.subject.namespaces == nil || len(p.subject.namespaces.Requirements) == 0) {
-		return everything(p)
-	}
-	return p.subject.key
-}
-
-func newShades(policies []*policy) *shades {
-	s := &shades{map[string][]*rule{}}
-	for _, p := range policies { // in the order in which they have their say
-		if p.subject == nil {
-			continue
-		}
-		key := subjectKey(p)
-		for dir := range p.rules {
-			if p.tier != network && len(p.problems) > 0 {
-				all := &rule{policy: p, dir: Direction(dir), index: -1, spec: &cluster.PolicyRule{}}
-				s.bySubject[key] = append(s.bySubject[key], all)
-			}
-			s.bySubject[key] = append(s.bySubject[key], p.rules[dir]...)
-		}
-	}
-	return s
-}
-
-// over returns a rule because of which r makes no difference, or nil.
-func (s *shades) over(r *rule) *rule {
-	if r.policy.subject == nil {
-		return nil
-	}
-	lists := [][]*rule{s.bySubject[subjectKey(r.policy)], s.bySubject[everything(r.policy)]}
-	for _, list := range lists {
-		for _, q := range list {
-			if q.dir == r.dir && q != r && shadows(q, r) && covers(q, r) {
-				return q
-			}
-		}
-	}
-	return nil
-}
-
-// shadows reports whether q, if it matches all that r does, takes away r's
-// effect. In a tier of cluster-wide policies the first that matches decides, or
-// passes on to the next tier. The rules of NetworkPolicies have no order; of two
-// that match the same, the later is idle.
-func shadows(q, r *rule) bool {
-	switch {
-	case q.policy.tier != r.policy.tier:
-		return false // a packet can pass by q to r's tier
-	case r.policy.tier == network:
-		return q.policy.isolates[q.dir] && (before(q, r) || !covers(r, q))
-	}
-	return before(q, r)
-}
-
-func before(q, r *rule) bool {
-	if q.policy == r.policy {
-		return q.index < r.index
-	}
-	return comparePolicies(q.policy, r.policy) < 0
+	_, ok := m.selected(r.policy.subject).ports[namedPort{name: port.Name, proto: port.Protocol}]
+	return ok
 }

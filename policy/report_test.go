@@ -132,3 +132,69 @@ func TestReport(t *testing.T) {
 		}
 	}
 }
+
+// TestShadesIndex compares the rules that the index finds with those that a walk
+// over all rules of the same subject finds.
+func TestShadesIndex(t *testing.T) {
+	found := 0
+	for seed := range uint64(150) {
+		m := maker{rand.New(rand.NewPCG(seed, 8))}
+		w := &world{}
+		for len(w.policies)+len(w.clusterPolicies) < 12 {
+			m.change(w)
+		}
+		for _, p := range w.policies { // of few subjects
+			if m.oneIn(2) {
+				p.Pods = cluster.Selector{}
+			}
+		}
+		c := NewCompiler("")
+		c.Apply(w.all())
+		var all []*policy
+		for _, p := range c.policies {
+			all = append(all, p)
+		}
+		slices.SortFunc(all, comparePolicies)
+		index := newShades(all)
+		for _, p := range all {
+			for dir := range p.rules {
+				for _, r := range p.rules[dir] {
+					got, want := index.over(r), walk(all, r)
+					if got != want && (got == nil || want == nil || got.String() != want.String()) {
+						t.Fatalf("seed %d: %s %s is shadowed by %v, a walk finds %v", seed, r, Direction(dir), got, want)
+					}
+					if want != nil {
+						found++
+					}
+				}
+			}
+		}
+	}
+	if found < 200 {
+		t.Errorf("only %d shadowed rules", found)
+	}
+}
+
+// walk is shades.over without an index.
+func walk(all []*policy, r *rule) *rule {
+	if r.policy.subject == nil {
+		return nil
+	}
+	for _, key := range []string{subjectKey(r.policy), everything(r.policy)} {
+		for _, p := range all {
+			if p.subject == nil || subjectKey(p) != key {
+				continue
+			}
+			rules := p.rules[r.dir]
+			if p.tier != network && len(p.problems) > 0 {
+				rules = []*rule{{policy: p, dir: r.dir, index: -1, spec: &cluster.PolicyRule{}}}
+			}
+			for _, q := range rules {
+				if q != r && shadows(q, r) && covers(q, r) {
+					return q
+				}
+			}
+		}
+	}
+	return nil
+}

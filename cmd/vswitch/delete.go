@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +16,8 @@ func newDelete() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "delete (-f FILE|DIR... | KIND NAME...)",
 		Short: "Delete objects of the running cluster",
+		Long: `Deletes what manifests call their objects by kind, namespace and name, or what is named.
+Whatever else is wrong with a manifest does not matter.`,
 		Example: `  vswitch delete -f pods.yaml
   vswitch delete pod web-1 -n shop
   vswitch delete service web -n shop`,
@@ -49,12 +50,11 @@ func newDelete() *cobra.Command {
 func refsOf(c *cobra.Command, files []string, namespace string, args []string) (refs []cluster.Ref, err error) {
 	switch {
 	case len(files) > 0 && len(args) == 0:
-		// What has no effect matters no more.
-		objects, _, err := kube.Load(files, c.InOrStdin())
+		refs, err := kube.Names(files, c.InOrStdin())
 		if err != nil {
-			return nil, bad(byName(err))
+			return nil, bad(err)
 		}
-		return objects.Refs(), nil
+		return refs, nil
 	case len(files) == 0 && len(args) >= 2:
 		kind, ok := cluster.ParseKind(args[0])
 		if !ok {
@@ -66,17 +66,4 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 		return refs, nil
 	}
 	return nil, bad(errors.New("name what to delete: -f FILE, or a kind and names"))
-}
-
-// byName adds to an error of kube.Load how policies are deleted that are refused
-// and may isolate pods nevertheless.
-func byName(err error) error {
-	for _, r := range kube.StandIns(err).Refs() {
-		command := fmt.Sprintf("vswitch delete %s %s", strings.ToLower(string(r.Kind)), r.Name)
-		if r.Namespace != "" {
-			command += " -n " + r.Namespace
-		}
-		err = kube.Remark(err, r.String(), "; '"+command+"' deletes what was applied under its name")
-	}
-	return err
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,10 +37,12 @@ EXPECTATIONS are files, or - for standard input, each a YAML list:
   at         the node where a client outside enters
 
 A packet to a service is sent to each of its endpoints: all of them must be as expected.
-Pods with addresses of both families are asked about by the first that both have.
+Where both ends have addresses of IPv4 and IPv6, both are asked about, and must be as
+expected.
 
-What differs is listed, with the reason and the policy that decided; the last line says
-how many are as expected.
+What differs is listed, with the reason and the policy that decided; where that is not the
+same in both families, each of them that differs is. The last line says how many are as
+expected.
 
 Exit codes: 0 all are as expected, 1 some are not, 2 bad input, of which every fault is
 named by file, line and field.`,
@@ -71,12 +74,15 @@ type verified struct {
 
 // difference is an expectation that was not met.
 type difference struct {
-	File   string `json:"file"`
-	Line   int    `json:"line"`
-	From   string `json:"from"`
-	To     string `json:"to"`
-	Proto  string `json:"proto"`
-	Expect string `json:"expect"`
+	File  string `json:"file"`
+	Line  int    `json:"line"`
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Proto string `json:"proto"`
+	// Family is IPv4 or IPv6, where the other one is as expected, or differs
+	// otherwise; empty where both ends have but one, or both are the same.
+	Family trace.Family `json:"family,omitempty"`
+	Expect string       `json:"expect"`
 	// Got is allow, deny or reject.
 	Got string `json:"got"`
 	// Reason and Policy are as in a trace, and Destination is where the packet
@@ -145,32 +151,58 @@ func verify(ctx context.Context, where *trace.Cluster, expectations []expectatio
 	out := &verified{Expectations: len(expectations), Differences: []difference{}}
 	for i := range expectations {
 		e := &expectations[i]
-		r, err := counterexample(ctx, where, e)
+		differs, err := differences(ctx, where, e)
 		if err != nil {
 			return nil, entryFault(e.file, e.line, err.Error())
 		}
-		if r == nil {
+		if len(differs) == 0 {
 			out.AsExpected++
-			continue
 		}
-		proto := e.probe.Proto
-		if proto == "" {
-			proto = "tcp"
-		}
-		out.Differences = append(out.Differences, difference{
-			File: e.file, Line: e.line, From: e.probe.From, To: e.probe.To, Proto: proto, Expect: e.expect,
-			Got: got(r), Reason: r.Reason, Policy: r.Policy, Destination: r.Destination,
-		})
+		out.Differences = append(out.Differences, differs...)
 	}
 	return out, nil
 }
 
-// counterexample returns what does not become of the expectation's packet as
-// expected; nil if all does. Where a service has several endpoints, the packet is
+// differences are what does not become of an expectation's packets as expected, in
+// each family that both ends have: one if that is the same in all.
+func differences(ctx context.Context, where *trace.Cluster, e *expectation) (out []difference, err error) {
+	families, err := where.Families(e.probe)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range families {
+		p := e.probe
+		p.Family = f
+		r, err := counterexample(ctx, where, e, p)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil {
+			out = append(out, difference{
+				File: e.file, Line: e.line, From: p.From, To: p.To, Proto: cmp.Or(p.Proto, "tcp"), Family: f, Expect: e.expect,
+				Got: got(r), Reason: r.Reason, Policy: r.Policy, Destination: r.Destination,
+			})
+		}
+	}
+	if len(out) == len(families) && !slices.ContainsFunc(out, func(d difference) bool { return !d.like(&out[0]) }) {
+		out = out[:min(len(out), 1)]
+		for i := range out {
+			out[i].Family = ""
+		}
+	}
+	return out, nil
+}
+
+// like reports whether the same became of both packets.
+func (d *difference) like(o *difference) bool {
+	return d.Got == o.Got && d.Reason == o.Reason && d.Policy == o.Policy
+}
+
+// counterexample returns what does not become of p, the expectation's packet in a
+// family, as expected; nil if all does. Where a service has several endpoints, the packet is
 // sent from one port after the other until each has been chosen.
-func counterexample(ctx context.Context, where *trace.Cluster, e *expectation) (*trace.Result, error) {
+func counterexample(ctx context.Context, where *trace.Cluster, e *expectation, p trace.Probe) (*trace.Result, error) {
 	const firstPort = 40000
-	p := e.probe
 	seen := map[string]bool{}
 	for n := 0; ; n++ {
 		if n > 0 {
@@ -209,7 +241,11 @@ func printVerified(out io.Writer, v *verified) {
 	if len(v.Differences) > 0 {
 		t := table{header: []string{"WHERE", "FROM", "TO", "PROTO", "EXPECTED", "GOT", "REASON", "POLICY"}}
 		for _, d := range v.Differences {
-			t.add(fmt.Sprintf("%s:%d", d.File, d.Line), d.From, d.To, d.Proto, d.Expect, d.Got, d.Reason, d.Policy)
+			proto := d.Proto
+			if d.Family != "" {
+				proto += " " + string(d.Family)
+			}
+			t.add(fmt.Sprintf("%s:%d", d.File, d.Line), d.From, d.To, proto, d.Expect, d.Got, d.Reason, d.Policy)
 		}
 		t.print(out)
 		fmt.Fprintln(out)

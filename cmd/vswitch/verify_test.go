@@ -51,6 +51,60 @@ func TestVerifyAsksForEveryEndpoint(t *testing.T) {
 	}
 }
 
+// TestVerifyFamilies: both families of pods that have both must be as expected; a
+// row is of one where the other is as expected.
+func TestVerifyFamilies(t *testing.T) {
+	pod := func(name, v4, v6 string) *cluster.Pod {
+		return &cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: name, Labels: map[string]string{"app": name}}, Node: "node1",
+			IPs: []netip.Addr{netip.MustParseAddr(v4), netip.MustParseAddr(v6)}}
+	}
+	o := cluster.Objects{
+		Namespaces: []*cluster.Namespace{{Meta: cluster.Meta{Name: "x"}}},
+		Nodes: []*cluster.Node{{Meta: cluster.Meta{Name: "node1"},
+			PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:10:244:1::/64")}}},
+		Pods: []*cluster.Pod{pod("a", "10.244.1.2", "fd00:10:244:1::2"), pod("b", "10.244.1.3", "fd00:10:244:1::3")},
+		NetworkPolicies: []*cluster.NetworkPolicy{{Meta: cluster.Meta{Namespace: "x", Name: "only4"}, IsolatesIngress: true,
+			Pods: cluster.Selector{Requirements: []cluster.Requirement{{Key: "app", Operator: cluster.SelectIn, Values: []string{"b"}}}},
+			Ingress: []cluster.PolicyRule{{Action: cluster.ActionAccept,
+				Peers: []cluster.PolicyPeer{{Blocks: []cluster.IPBlock{{CIDR: netip.MustParsePrefix("0.0.0.0/0")}}}}}}}},
+	}
+	state := o.State()
+	f, err := fabric.FromState(state, fabric.Config{Inline: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	list, err := parseExpectations("x", []byte(`[{from: x/a, to: "x/b:80", expect: allow}, {from: x/b, to: "x/a:80", expect: deny},
+  {from: x/b, to: "x/a:80", expect: allow}, {from: 10.244.1.2, to: "x/b:80", expect: allow}]`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := verify(t.Context(), trace.New(state, f), list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	printVerified(&got, v)
+	want := `WHERE   FROM   TO       PROTO      EXPECTED   GOT     REASON           POLICY
+x:1     x/a    x/b:80   tcp IPv6   allow      deny    policy-ingress   NetworkPolicy x/only4
+x:1     x/b    x/a:80   tcp        deny       allow   <none>           <none>
+
+2 of 4 as expected
+`
+	if squeeze(got.String()) != squeeze(want) {
+		t.Errorf("got\n%s\nwant\n%s", &got, want)
+	}
+}
+
+// squeeze takes out what aligns columns.
+func squeeze(s string) string {
+	var out []string
+	for line := range strings.Lines(s) {
+		out = append(out, strings.Join(strings.Fields(line), " "))
+	}
+	return strings.Join(out, "\n")
+}
+
 // TestVerifyIsFast: ten thousand expectations take seconds.
 func TestVerifyIsFast(t *testing.T) {
 	var o cluster.Objects

@@ -1,6 +1,9 @@
 package cluster
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Kind is the kind of an object, written as Kubernetes does.
 type Kind string
@@ -103,6 +106,14 @@ func ParseKind(name string) (Kind, bool) {
 		}
 	}
 	return "", false
+}
+
+// Compare orders kinds as objects are applied and listed, those that are not
+// known first.
+func (k Kind) Compare(other Kind) int { return k.place() - other.place() }
+
+func (k Kind) place() int {
+	return slices.IndexFunc(kinds, func(x kind) bool { return x.kind == k })
 }
 
 // Known reports whether there are objects of the kind.

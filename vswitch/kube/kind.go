@@ -74,6 +74,8 @@ func (l *loader) manifest(m *manifest, tree any, inherited typeMeta) {
 	name := nameOf(t.kind, object)
 	k, known := handled[cluster.Kind(t.kind)]
 	switch {
+	case known && l.namesOnly:
+		l.name(m, t.kind, name, object)
 	case known && (k.version == t.apiVersion || older[t]):
 		if older[t] {
 			object["apiVersion"] = t.apiVersion // which an item may leave to its list

@@ -51,6 +51,9 @@ type loader struct {
 	read     map[string]bool              // files that were read, by absolute path
 	first    map[cluster.Ref]string       // where each object was first seen
 	origin   map[cluster.Object]*manifest // of the objects read
+	// namesOnly: names are all that is read of objects.
+	namesOnly bool
+	names     []cluster.Ref
 }
 
 func newLoader() *loader {

@@ -110,13 +110,16 @@ func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error
 	}
 	for _, src := range from.addrs {
 		for _, dst := range addrs {
-			if src.Is4() == dst.Is4() {
+			if src.Is4() == dst.Is4() && (p.Family == "" || p.Family == familyOf(src)) {
 				return from.node, agent.TraceRequest{
 					Sender: from.kind, Name: from.name, Proto: proto, Size: p.Size,
 					Source: netip.AddrPortFrom(src, cmp.Or(p.SourcePort, sourcePort)), Destination: netip.AddrPortFrom(dst, port),
 				}, nil
 			}
 		}
+	}
+	if p.Family != "" {
+		return "", r, bad("%s and %s do not both have an %s address", p.From, p.To, p.Family)
 	}
 	return "", r, bad("%s and %s have no address family in common", p.From, p.To)
 }

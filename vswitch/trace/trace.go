@@ -37,6 +37,25 @@ type Probe struct {
 	// that no service has. Which endpoint of several a service chooses depends
 	// on it.
 	SourcePort uint16 `json:"-"`
+	// Family is that of the addresses; the zero value is the first in which both
+	// ends have one.
+	Family Family `json:"-"`
+}
+
+// Family is a family of addresses.
+type Family string
+
+// Families.
+const (
+	IPv4 Family = "IPv4"
+	IPv6 Family = "IPv6"
+)
+
+func familyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
 }
 
 // Result is what became of a Probe's packet.
@@ -85,6 +104,23 @@ type Nodes interface {
 func (c *Cluster) Check(p Probe) error {
 	_, _, err := c.resolve(p)
 	return err
+}
+
+// Families are those in which both ends of p have addresses, first the one that a
+// Probe without a Family is of. An *InputError says what is wrong with p.
+func (c *Cluster) Families(p Probe) (list []Family, err error) {
+	p.Family = ""
+	_, r, err := c.resolve(p)
+	if err != nil {
+		return nil, err
+	}
+	list = []Family{familyOf(r.Source.Addr())}
+	for _, p.Family = range []Family{IPv4, IPv6} {
+		if _, _, err := c.resolve(p); err == nil && p.Family != list[0] {
+			list = append(list, p.Family)
+		}
+	}
+	return list, nil
 }
 
 // Trace explains a packet. An *InputError says what is wrong with p; other
