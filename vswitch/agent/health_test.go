@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -12,15 +15,20 @@ import (
 	"vswitch/vswitch/cluster"
 )
 
-// freePort returns a port of 127.0.0.1 that was free a moment ago.
-func freePort(t *testing.T) uint16 {
+// freePort returns an address and port of this machine that were free a moment
+// ago. On Linux others would have to choose the address, too, to take them since.
+func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	host := "127.0.0.1"
+	if runtime.GOOS == "linux" {
+		host = fmt.Sprintf("127.9.%d.%d", os.Getpid()>>8&0xff, os.Getpid()&0xff)
+	}
+	l, err := net.Listen("tcp4", host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	return netip.MustParseAddrPort(l.Addr().String()).Port()
+	return netip.MustParseAddrPort(l.Addr().String())
 }
 
 // TestHealthPorts: services with one port do not both have it, a port that is
@@ -30,8 +38,8 @@ func TestHealthPorts(t *testing.T) {
 	h := newHealthPorts(slog.New(slog.DiscardHandler))
 	defer h.close()
 	a, b := cluster.Key{Namespace: "x", Name: "a"}, cluster.Key{Namespace: "x", Name: "b"}
-	home := addrs("127.0.0.1")
-	at := netip.AddrPortFrom(home[0], freePort(t))
+	at := freePort(t)
+	home := []netip.Addr{at.Addr()}
 	dial := func() net.Conn {
 		t.Helper()
 		c, err := net.DialTimeout("tcp4", at.String(), 30*time.Second)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"vswitch/overlay/gossip"
@@ -156,4 +157,26 @@ func TestVouch(t *testing.T) {
 	n.knows(t, "its successor is told before it is gone", "a", "", "next")
 	n.disown(own)
 	n.knows(t, "gone", "a", "", "next")
+}
+
+// TestHeardWithPods: the world in which a node that came back has heard of
+// services and policies has its own pods in it, whoever took in before what the
+// feed told.
+func TestHeardWithPods(t *testing.T) {
+	n := newListener()
+	n.watch, n.deaf, n.health = n.store.Watch(), true, newHealthPorts(slog.New(slog.DiscardHandler))
+	n.services, n.policies = NewServices(n.cfg.Services, n.cfg.Name, ""), NewPolicies(n.cfg.Policy, n.cfg.Name)
+	n.pods["x/a"] = &attachedPod{PodStatus: PodStatus{Namespace: "x", Name: "a", UID: "1", IPs: addrs("10.244.1.2"), Labels: map[string]string{"app": "web"}}}
+	n.tell(cluster.Desired, func(tx *cluster.Txn) {
+		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: "1", Labels: map[string]string{"app": "web"}}, Node: "node1"})
+	})
+	n.refresh(false) // as for news of gossip
+	n.knows(t, "before the feed's whole is known", "a", "", "web")
+	if !n.refresh(true) {
+		t.Error("that the feed's whole is known changes nothing")
+	}
+	n.knows(t, "when it is", "a", "10.244.1.2", "web")
+	if c := n.watch.Next(); !c.Empty() {
+		t.Errorf("the node is no longer deaf, and has not taken in %+v", c)
+	}
 }

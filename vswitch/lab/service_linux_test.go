@@ -40,6 +40,9 @@ func testAnswer(name string, ports []string) int {
 	select {}
 }
 
+// udpPatience is how long testUDP waits for an answer.
+const udpPatience = 3 * time.Second
+
 // testUDP sends up to ten datagrams a second to an address, from one socket, until its
 // standard input ends, and prints a line for each: when it was sent, in Unix
 // milliseconds, and what came back.
@@ -62,7 +65,7 @@ func testUDP(addr string) int {
 		case <-tick.C:
 		}
 		sent := time.Now()
-		c.SetDeadline(sent.Add(5 * time.Second))
+		c.SetDeadline(sent.Add(udpPatience))
 		n, err := 0, error(nil)
 		if _, err = c.Write([]byte("hi")); err == nil {
 			n, err = c.Read(buf)
@@ -110,7 +113,8 @@ func TestB01B02B03B05UDP(t *testing.T) {
 	type phase struct {
 		name, want string
 		do         func()
-		from, to   time.Time // while it was in force
+		late       time.Duration // how long the client may wait for an answer to what it sent before
+		from, to   time.Time     // while it was in force
 	}
 	change := func(selector string, port int) func() {
 		return func() { apply(t, c, manifests(t, fmt.Sprintf(udpService, selector, port))) }
@@ -122,7 +126,7 @@ func TestB01B02B03B05UDP(t *testing.T) {
 		{name: "B03 none", want: "refused", do: change("name: nobody", 9002)},
 		{name: "B02 one again", want: "b 9002", do: change("name: b", 9002)},
 		{name: "another is added", want: "b 9002", do: change("group: x", 9002)},
-		{name: "B01 its pod is deleted", want: "a 9002", do: func() {
+		{name: "B01 its pod is deleted", want: "a 9002", late: udpPatience, do: func() {
 			if err := c.Delete(t.Context(), []cluster.Ref{{Kind: cluster.KindPod, Key: cluster.Key{Namespace: "shop", Name: "b"}}}); err != nil {
 				t.Fatal(err)
 			}
@@ -151,7 +155,7 @@ func TestB01B02B03B05UDP(t *testing.T) {
 		if took := p.from.Sub(began); took > 10*time.Second {
 			t.Errorf("%s took %s", p.name, took)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(p.late + time.Second)
 		p.to = time.Now()
 	}
 	for pod, b := range clients {
