@@ -34,7 +34,7 @@ func (c *claims) given(v *cluster.Service, status []cluster.LBIngress, cur *clus
 			return !owned
 		})
 		if i >= 0 {
-			list = append(list, cluster.LBIngress{IP: status[i].IP})
+			list = append(list, cluster.LBIngress{IP: status[i].IP, Proxy: status[i].Proxy})
 		}
 	}
 	return list
