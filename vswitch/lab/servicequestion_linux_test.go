@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -60,6 +59,7 @@ func (q *question) ask(i int) ask {
 	} else if q.row.Fate == servicetest.Delivered || q.row.Fate == servicetest.Rejected {
 		a.Limit = answerLimit
 	}
+	a.Port = q.lab.ports(a.Times)
 	return a
 }
 
@@ -196,6 +196,7 @@ type ask struct {
 	Local    netip.Addr     `json:"local"`
 	To       netip.AddrPort `json:"to"`
 	Times    int            `json:"times"`
+	Port     uint16         `json:"port"` // of the first socket; the others have the next ones
 	Limit    time.Duration  `json:"limit"`
 	// Once: one datagram is all that a socket sends, for the next one might come in
 	// elsewhere.
@@ -236,10 +237,10 @@ func testAsk() int {
 	var wg sync.WaitGroup
 	attempts := []attempt{}
 	for _, a := range asks {
-		for range a.Times {
+		for n := range a.Times {
 			wg.Go(func() {
 				out := attempt{Question: a.Question}
-				err := a.try(&out)
+				err := a.try(a.Port+uint16(n), &out)
 				switch {
 				case err == nil:
 					out.What = wasAnswered
@@ -263,13 +264,15 @@ func testAsk() int {
 	return 0
 }
 
-func (a *ask) try(out *attempt) error {
+func (a *ask) try(port uint16, out *attempt) error {
 	end := time.Now().Add(a.Limit)
-	// Bound by hand: the port must be known even if nobody answers.
-	d := net.Dialer{Deadline: end, Control: func(_, _ string, raw syscall.RawConn) (err error) {
-		cerr := raw.Control(func(fd uintptr) { out.Local, err = bindTo(int(fd), a.Local) })
-		return errors.Join(err, cerr)
-	}}
+	// Known ports, and each used once: what is remembered of another table's
+	// connection must not be taken for this one's, and nobody needs to answer.
+	out.Local = netip.AddrPortFrom(a.Local, port)
+	d := net.Dialer{Deadline: end, LocalAddr: net.TCPAddrFromAddrPort(out.Local)}
+	if a.Proto == "udp" {
+		d.LocalAddr = net.UDPAddrFromAddrPort(out.Local)
+	}
 	c, err := d.Dial(a.Proto, a.To.String())
 	if err != nil {
 		return err
@@ -288,25 +291,6 @@ func (a *ask) try(out *attempt) error {
 	}
 	c.SetDeadline(end)
 	return json.NewDecoder(c).Decode(&out.testReply)
-}
-
-// bindTo gives a socket an address, and returns it with the port that it got.
-func bindTo(fd int, ip netip.Addr) (netip.AddrPort, error) {
-	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: ip.As16()}
-	if ip.Is4() {
-		sa = &unix.SockaddrInet4{Addr: ip.As4()}
-	}
-	if err := unix.Bind(fd, sa); err != nil {
-		return netip.AddrPort{}, err
-	}
-	got, err := unix.Getsockname(fd)
-	switch got := got.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(ip, uint16(got.Port)), nil
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(ip, uint16(got.Port)), nil
-	}
-	return netip.AddrPort{}, err
 }
 
 // namePorts are where testName answers: all endpoints' ports of the tables.

@@ -114,6 +114,7 @@ type tableLab struct {
 	places     servicetest.Places
 
 	mu      sync.Mutex // guards what follows
+	port    int        // the last one that was given to a socket
 	asked   int
 	skipped map[string]int    // rows, by why they are left out
 	entered map[passed]string // the node where a client's outside packet came in
@@ -272,6 +273,18 @@ func balanced(v *cluster.Service, a netip.Addr) bool {
 func hasAddress(v *cluster.Service, a netip.Addr) bool {
 	return slices.Contains(v.ClusterIPs, a) || slices.Contains(v.ExternalIPs, a) ||
 		slices.ContainsFunc(v.Ingress, func(g cluster.LBIngress) bool { return g.IP == a })
+}
+
+// ports returns the first of n ports that no socket had yet, or long ago.
+func (f *tableLab) ports(n int) uint16 {
+	const first, last = 10000, 60000
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.port < first || f.port+n > last {
+		f.port = first
+	}
+	f.port += n
+	return uint16(f.port - n)
 }
 
 // leave counts a row that is left out.
