@@ -12,9 +12,6 @@ import (
 	"vswitch/vswitch/lab"
 )
 
-// defaultNodes is how many nodes a cluster has if the manifests name none.
-const defaultNodes = 3
-
 func newUp() *cobra.Command {
 	o := lab.Options{Config: agent.Default()}
 	var files, clusterCIDRs, nodeCIDRs []string
@@ -32,6 +29,11 @@ fd00:10:30::/112), and work from pods, nodes ('vswitch exec node/NODE') and outs
 ('vswitch exec outside'). What one cannot be given is told by 'vswitch status'.
 
 The cluster runs until Ctrl-C, or with --detach until 'vswitch down'.
+
+With --state, objects and what was given out for them, addresses and ports of services,
+ranges and addresses of nodes, are kept in a directory, also if the cluster is killed; the
+next 'up' with it goes on from there, and by the same ranges if no flag says others. What
+a service has of a range that was changed stays, and is told.
 
   vswitch up --nodes 3
   vswitch up -f ./k8s --detach
@@ -67,16 +69,26 @@ and all else was.`,
 			if err := services.pools(&pools); err != nil {
 				return bad(err)
 			}
-			o.Config.Services.CIDRs, o.LoadBalancerCIDRs, o.NodePorts = pools.ServiceCIDRs, pools.LoadBalancerCIDRs, pools.NodePorts
+			o.Config.Services.CIDRs, o.LoadBalancerCIDRs = pools.ServiceCIDRs, pools.LoadBalancerCIDRs
+			if c.Flags().Changed("node-port-range") {
+				o.NodePorts = pools.NodePorts
+			}
+			if o.StateDir != "" && !c.Flags().Changed("nodes") {
+				o.Nodes = 0 // as many as the last time
+			}
+			if len(clusterCIDRs) == 0 {
+				o.Config.ClusterCIDRs = nil // that of the state directory, or the default
+			}
 			return up(c, o)
 		},
 	}
 	f := c.Flags()
 	f.StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
-	f.IntVar(&o.Nodes, "nodes", defaultNodes, "number of nodes, if the manifests name none")
+	f.IntVar(&o.Nodes, "nodes", lab.DefaultNodes, "number of nodes, if the manifests name none")
 	f.BoolVarP(&o.Detach, "detach", "d", false, "return when the cluster is up, and leave it running")
 	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
 	f.StringArrayVar(&nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64)")
+	f.StringVar(&o.StateDir, "state", "", "directory that keeps objects and what was given out for them; 'down' leaves it alone (default: nothing is kept)")
 	services.add(f, "")
 	policy.add(f, "")
 	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay); a larger one, up to 65521, is faster on a node, and across nodes path MTU discovery finds what fits")

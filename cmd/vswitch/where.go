@@ -97,7 +97,7 @@ func (o *whereFlags) static(c *cobra.Command) (state *cluster.State, cfg control
 		return nil, cfg, services, bad(err)
 	}
 	if !namesNodes(objects) {
-		cfg.Nodes = defaultNodes
+		cfg.Nodes = lab.DefaultNodes
 	}
 	if state, err = control.Static(cfg, objects); err != nil {
 		return nil, cfg, services, bad(err)

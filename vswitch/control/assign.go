@@ -51,6 +51,9 @@ func (s *step) assign(k cluster.Key) {
 	if l := x.claims.assignPorts(&v); allocated == nil {
 		allocated = l
 	}
+	if allocated == nil {
+		allocated = x.claims.outside(&v)
+	}
 	balancer := x.claims.assignBalancer(&v)
 	if allocated.passes() || balancer.passes() {
 		x.wanting[k] = true
@@ -199,8 +202,11 @@ func (c *claims) balancerIP(v *cluster.Service, f cluster.IPFamily) (reason, mes
 		put(wish)
 		return "", ""
 	}
-	if at >= 0 {
+	if at >= 0 && (c.lenient || l != nil && l.holds(v.Ingress[at].IP)) {
 		return "", ""
+	}
+	if at >= 0 {
+		return "OutsidePool", fmt.Sprintf("%s is no address of the load balancers' %s (--load-balancer-cidr); it is kept, and another one comes with a new Service", v.Ingress[at].IP, rangeText(c.balancerIPs))
 	}
 	if l == nil {
 		return "NoRange", fmt.Sprintf("there is no range of %s for load balancers; give the cluster one (--load-balancer-cidr)", f)

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"fmt"
 	"slices"
 
 	"vswitch/vswitch/cluster"
@@ -34,8 +35,31 @@ func (c *claims) given(v *cluster.Service, status []cluster.LBIngress, cur *clus
 			return !owned
 		})
 		if i >= 0 {
-			list = append(list, cluster.LBIngress{IP: status[i].IP})
+			list = append(list, cluster.LBIngress{IP: status[i].IP, Proxy: status[i].Proxy})
 		}
 	}
 	return list
+}
+
+// outside tells of what was given out before the ranges were changed, and is of
+// none of them now. It stays: others rely on it (the repair loops of the API
+// server do the same, ClusterIPOutOfRange and PortOutOfRange in
+// pkg/registry/core/service).
+func (c *claims) outside(v *cluster.Service) *lack {
+	if c.lenient {
+		return nil
+	}
+	const kept = "it is kept, and another one comes with a new Service"
+	for _, a := range v.ClusterIPs {
+		if c.poolOf(c.clusterIPs, a) == nil {
+			return &lack{"OutsideRange", fmt.Sprintf("cluster IP %s is no address of the services' %s (--service-cidr); %s", a, rangeText(c.clusterIPs), kept)}
+		}
+	}
+	for _, n := range nodePortsOf(v) {
+		if !c.nodePorts.holdsPort(n) {
+			return &lack{"OutsideRange", fmt.Sprintf("%d is none of the node ports %d-%d (--node-port-range); %s",
+				n, c.nodePorts.first, c.nodePorts.port(c.nodePorts.size), kept)}
+		}
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"vswitch/vswitch/cluster"
@@ -12,7 +13,7 @@ import (
 // cluster starts with. What is wrong with that is ErrInput.
 func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control.Controller, error) {
 	cfg := control.Default()
-	cfg.Nodes, cfg.Log = o.Nodes, log
+	cfg.Nodes, cfg.Log, cfg.Dir = o.Nodes, log, o.StateDir
 	cfg.ClusterCIDRs = o.Config.ClusterCIDRs
 	cfg.NodeMask4, cfg.NodeMask6 = o.Config.NodeMask4, o.Config.NodeMask6
 	if len(o.NodeCIDRs) > 0 {
@@ -32,6 +33,11 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 	c, err := control.New(store, cfg)
 	if err != nil {
 		return nil, failure(ErrInput, "%v", err)
+	}
+	if o.StateDir != "" {
+		if err := keepRanges(o.StateDir, &cfg); err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
 	}
 	o.Config.Services.CIDRs = cfg.ServiceRanges()
 	o.Config.NodeCIDRs = cfg.NodeCIDRs

@@ -56,6 +56,9 @@ var (
 	ErrConflict = errors.New("conflict")
 )
 
+// DefaultNodes is how many nodes a cluster has if nobody says a number.
+const DefaultNodes = 3
+
 // Options are what a cluster is started with.
 type Options struct {
 	// Name tells the user's clusters apart: at most 40 lower-case letters,
@@ -65,7 +68,8 @@ type Options struct {
 	// directories, the addresses to listen on and the gossip settings are set
 	// for each node.
 	Config agent.Config `json:"config"`
-	// Nodes is the number of nodes, node1 and so on, if Objects name none.
+	// Nodes is the number of nodes, node1 and so on, if Objects name none. With a
+	// StateDir, 0 is as many as the last time, or DefaultNodes.
 	Nodes int `json:"nodes"`
 	// Objects is what runs in the cluster.
 	Objects *cluster.Objects `json:"objects"`
@@ -76,7 +80,12 @@ type Options struct {
 	// are control's defaults.
 	LoadBalancerCIDRs []netip.Prefix    `json:"loadBalancerCIDRs,omitempty"`
 	NodePorts         control.PortRange `json:"nodePorts"`
-	DNS               DNS               `json:"dns"`
+	// StateDir keeps objects and what was given out for them when the cluster goes
+	// down, however it does, and the ranges: those that are nil or zero here are then
+	// those of the last time. It is made if need be, and is one cluster's at a time.
+	// Empty: nothing is kept.
+	StateDir string `json:"stateDir,omitempty"`
+	DNS      DNS    `json:"dns"`
 	// Dir is the working directory of containers that name none. Path and
 	// Home are their PATH and the HOME of their root. Empty: the caller's.
 	Dir  string `json:"dir"`

@@ -68,6 +68,10 @@ func TestMain(m *testing.M) {
 			os.Exit(testHealth(os.Args[2]))
 		case "test-reach":
 			os.Exit(testReach(os.Args[2:]))
+		case "test-name":
+			os.Exit(testName(os.Args[2]))
+		case "test-ask":
+			os.Exit(testAsk())
 		case "test-etc":
 			os.Exit(testEtc(os.Args[2], os.Args[3]))
 		}

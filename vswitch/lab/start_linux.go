@@ -83,6 +83,9 @@ func (o *Options) fill() error {
 	if err := checkName(o.Name); err != nil {
 		return failure(ErrInput, "%v", err)
 	}
+	if err := o.recall(); err != nil {
+		return err
+	}
 	c := o.Config
 	c.Name, c.RuntimeDir, c.StateDir = "node", "/", "/" // each node has its own
 	if err := c.Validate(); err != nil {

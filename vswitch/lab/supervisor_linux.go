@@ -39,6 +39,7 @@ type supervisor struct {
 	store   *cluster.Store
 	control *control.Controller
 	outside *outside
+	lock    *os.File // of the state directory; nil without one
 
 	ctx  context.Context // ends when the cluster goes down
 	down context.CancelFunc
@@ -93,6 +94,11 @@ func newSupervisor(dir string, o Options) (*supervisor, error) {
 	}
 	s.outside = newOutside(s)
 	var err error
+	if o.StateDir != "" {
+		if s.lock, err = lockState(o.StateDir); err != nil {
+			return nil, err
+		}
+	}
 	s.control, err = newController(s.store, &s.options, s.log)
 	return s, err
 }
