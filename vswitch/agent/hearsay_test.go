@@ -168,7 +168,7 @@ func TestHeardWithPods(t *testing.T) {
 	n.services, n.policies = NewServices(n.cfg.Services, n.cfg.Name, ""), NewPolicies(n.cfg.Policy, n.cfg.Name)
 	n.pods["x/a"] = &attachedPod{PodStatus: PodStatus{Namespace: "x", Name: "a", UID: "1", IPs: addrs("10.244.1.2"), Labels: map[string]string{"app": "web"}}}
 	n.tell(cluster.Desired, func(tx *cluster.Txn) {
-		tx.PutPod(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: "1", Labels: map[string]string{"app": "web"}}, Node: "node1"})
+		tx.Put(&cluster.Pod{Meta: cluster.Meta{Namespace: "x", Name: "a", UID: "1", Labels: map[string]string{"app": "web"}}, Node: "node1"})
 	})
 	n.refresh(false) // as for news of gossip
 	n.knows(t, "before the feed's whole is known", "a", "", "web")
