@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 
+	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 )
@@ -34,6 +35,7 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 		return nil, failure(ErrInput, "%v", err)
 	}
 	o.Config.Services.CIDRs = cfg.ServiceRanges()
+	o.Config.Services.NodePorts = agent.PortRange(cfg.NodePorts)
 	o.Config.NodeCIDRs = cfg.NodeCIDRs
 	objects := o.Objects
 	if objects == nil {
