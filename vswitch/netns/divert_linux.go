@@ -25,8 +25,12 @@ var divertProtos = [...]int{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCT
 // Divert makes d the diversion of the namespace of the calling thread; the zero
 // one ends it. What is as wanted already is not touched. Addresses of a family
 // without a gateway, or for which the link cannot be told to take packets from
-// the namespace's own addresses as /proc/sys is read-only, stay local.
+// the namespace's own addresses as /proc/sys is read-only, stay local, and so
+// does port 65535, for which no rule can be (fib_rule_port_range_valid).
 func Divert(d Diversion) error {
+	if d.Last = min(d.Last, 65534); d.First > d.Last || d.First == 0 {
+		d = Diversion{}
+	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		if err := divert(d, family); err != nil {
 			return fmt.Errorf("divert ports %d-%d of the namespace's own addresses to %q: %w", d.First, d.Last, d.Dev, err)
@@ -96,6 +100,9 @@ func syncDiverted(d Diversion, family int, addrs []netip.Addr) error {
 		}
 	}
 	have, err := listRules(family, divertPref)
+	if len(missing) == 0 && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)) {
+		return nil // the kernel has no such family, or no rules
+	}
 	if err != nil {
 		return err
 	}

@@ -81,6 +81,10 @@ func TestDivert(t *testing.T) {
 			"1 lo 192.0.2.1/32 132 30000-30009", "1 lo 192.0.2.1/32 17 30000-30009", "1 lo 192.0.2.1/32 6 30000-30009",
 			"2 local", "2 local",
 		}, []string{"192.0.2.1:30000"}, []string{"[2001:db8::1]:30000"}},
+		{"up to the last port", netns.Diversion{Dev: "net0", Gateways: d.Gateways, Addrs: d.Addrs[:1], First: 50000, Last: 65535}, []string{
+			"1 lo 192.0.2.1/32 132 50000-65534", "1 lo 192.0.2.1/32 17 50000-65534", "1 lo 192.0.2.1/32 6 50000-65534",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:65534"}, []string{"192.0.2.1:65535"}},
 		{"none", netns.Diversion{}, []string{"2 local", "2 local"}, nil, []string{"192.0.2.1:30000", "[2001:db8::1]:30000"}},
 	} {
 		t.Run(step.name, func(t *testing.T) {
