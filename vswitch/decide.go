@@ -266,9 +266,11 @@ func (d *decider) route(w *passage) Reason {
 			return Forwarded
 		}
 	}
-	if ((hop.Kind == fib.Peer || hop.Kind == fib.Outside) && p.In >= packet.PeerBase || hop.Kind != fib.Pod && p.In == hop.Port) && !w.turns() {
+	back := p.In == hop.Port && hop.Kind != fib.Pod && (hop.Kind != fib.Host || !w.info.neighbor())
+	if ((hop.Kind == fib.Peer || hop.Kind == fib.Outside) && p.In >= packet.PeerBase || back) && !w.turns() {
 		// From one peer to another: the ranges are not ours, and a loop would
-		// follow. To the outside, a node lets only its own pods out.
+		// follow. To the outside, a node lets only its own pods out. The node
+		// itself has its own packets back, if no service is at its node port.
 		w.hop = nil
 		return d.drop(NoRoute, "route", "{addr} is not on this node", "", dst)
 	}

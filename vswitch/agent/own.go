@@ -128,6 +128,9 @@ func (n *Node) unplugOwn() {
 	n.setSelf()
 	n.sw.Detach(p.id)
 	p.port.Close()
+	if err := releaseOwn(p); err != nil {
+		n.log.Warn("what the node sends to its own node ports is lost", "netns", p.NetNS, "err", err)
+	}
 	for _, a := range p.Addresses {
 		n.conns.DeleteByAddr(packet.AddrFrom(a))
 	}

@@ -18,6 +18,7 @@ func TestOwn(t *testing.T) {
 	l := &lone{cfg: nodeConfig(t, 1), ns: netnstest.New(t)}
 	netnstest.Do(t, l.ns, func() error { return netns.SetUp("lo") })
 	l.cfg.Addresses, l.cfg.ExtraAddresses = addrs("172.29.0.1", "fd00:10:29::1"), addrs("192.0.2.1")
+	l.cfg.Services.NodePorts = PortRange{1, 65535}
 	l.node = startNode(t, l.ns, l.cfg)
 	l.node.ready(0)
 	l.pod = l.node.pod(PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}})
@@ -31,8 +32,17 @@ func TestOwn(t *testing.T) {
 	if err != nil || p.Interface != "eth0" || p.MTU != 1450 || p.MAC != "0a:58:ac:1d:00:01" || !slices.Equal(p.Addresses, all) {
 		t.Fatalf("attached as %+v, error %v", p, err)
 	}
+	alone := func(ns string) {
+		t.Helper()
+		for _, ip := range l.cfg.Addresses {
+			if err := bulk(ns, ns, ip, 16<<20); err != nil {
+				t.Errorf("from the node to itself, %s: %v", ip, err)
+			}
+		}
+	}
 	both := func() {
 		t.Helper()
+		alone(r.NetNS) // by the switch, as all ports are node ports
 		talk(t, l.pod.NetNS, all)
 		talk(t, r.NetNS, append(l.pod.Gateways, l.pod.IPs...))
 		for i, ip := range l.cfg.Addresses {
@@ -65,11 +75,13 @@ func TestOwn(t *testing.T) {
 	if out, err := run(first.NetNS, "ping", "-n", "-c1", "-W1", l.pod.IPs[0].String()); err == nil {
 		t.Errorf("the namespace before is still heard: %s", out)
 	}
+	alone(first.NetNS)
 	for range 2 {
 		if err := l.node.DetachOwn(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
+	alone(r.NetNS)
 	talk(t, l.pod.NetNS, all)
 	shown(t, l, "172.29.0.1/32 local node1 via  port ")
 	if s, err := l.node.Status(ctx); err != nil || s.NodePort != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 )
@@ -40,6 +41,7 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 		}
 	}
 	o.Config.Services.CIDRs = cfg.ServiceRanges()
+	o.Config.Services.NodePorts = agent.PortRange(cfg.NodePorts)
 	o.Config.NodeCIDRs = cfg.NodeCIDRs
 	objects := o.Objects
 	if objects == nil {

@@ -49,6 +49,21 @@ type Route struct {
 	Source netip.Addr
 }
 
+// Diversion is what a namespace says to its own addresses and yet is sent out:
+// the kernel would deliver it at once, over lo. Whoever is behind the link
+// answers it, or sends it back, as the addresses stay the namespace's own.
+type Diversion struct {
+	// Dev is the link that it leaves by.
+	Dev string
+	// Gateways are the next hops, at most one a family.
+	Gateways []netip.Addr
+	// Addrs are the addresses.
+	Addrs []netip.Addr
+	// First and Last are the range of destination ports of TCP, UDP and SCTP,
+	// both included. To other ports, all is as it was.
+	First, Last uint16
+}
+
 func (r Route) String() string {
 	s := r.Dst.String()
 	if r.Via.IsValid() {

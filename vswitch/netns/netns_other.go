@@ -24,6 +24,9 @@ func Configure(l Link) error { return errLinux }
 // SetLink is not supported on this system.
 func SetLink(l Link) error { return errLinux }
 
+// Divert is not supported on this system.
+func Divert(d Diversion) error { return errLinux }
+
 // SyncRoutes is not supported on this system.
 func SyncRoutes(proto int, want []Route) error { return errLinux }
 

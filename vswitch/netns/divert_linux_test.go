@@ -1,0 +1,140 @@
+package netns_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"vswitch/vswitch/netns"
+	"vswitch/vswitch/netns/netnstest"
+)
+
+// rulesOf lists the rules of both families before that of the main table.
+func rulesOf(t *testing.T, ns string) (rs []string) {
+	t.Helper()
+	netnstest.Do(t, ns, func() error {
+		for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+			list, err := netlink.RuleList(family)
+			if err != nil {
+				return err
+			}
+			for _, r := range list {
+				switch {
+				case r.Table == unix.RT_TABLE_LOCAL:
+					rs = append(rs, fmt.Sprint(r.Priority, " local"))
+				case r.Dst != nil:
+					rs = append(rs, fmt.Sprint(r.Priority, " ", r.IifName, " ", r.Dst, " ", r.IPProto, " ", r.Dport.Start, "-", r.Dport.End))
+				}
+			}
+		}
+		return nil
+	})
+	slices.Sort(rs)
+	return rs
+}
+
+// TestDivert: what the namespace says to its own addresses leaves it, at the
+// ports of the diversion only, and not any more when that has ended.
+func TestDivert(t *testing.T) {
+	ns := netnstest.New(t)
+	link := netns.Link{Name: "net0", Addrs: []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128")},
+		Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}}
+	netnstest.Do(t, ns, func() error {
+		if err := netns.AddVeth("net0", "peer", nil); err != nil {
+			return err
+		}
+		if err := netns.SetUp("peer"); err != nil {
+			return err
+		}
+		return netns.Configure(link)
+	})
+	d := netns.Diversion{Dev: "net0", Gateways: link.Gateways, First: 30000, Last: 30009,
+		Addrs: []netip.Addr{link.Addrs[0].Addr(), link.Addrs[1].Addr()}}
+	only4, other := d, d
+	only4.Gateways = d.Gateways[:1]
+	other.First, other.Last = 40000, 40000
+	for _, step := range []struct {
+		name    string
+		d       netns.Diversion
+		rules   []string
+		gone    []string // addresses and ports that nobody refuses
+		refused []string // those that the kernel does
+	}{
+		{"both families", d, []string{
+			"1 lo 192.0.2.1/32 132 30000-30009", "1 lo 192.0.2.1/32 17 30000-30009", "1 lo 192.0.2.1/32 6 30000-30009",
+			"1 lo 2001:db8::1/128 132 30000-30009", "1 lo 2001:db8::1/128 17 30000-30009", "1 lo 2001:db8::1/128 6 30000-30009",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:30000", "192.0.2.1:30009", "[2001:db8::1]:30009"},
+			[]string{"192.0.2.1:29999", "192.0.2.1:30010", "[2001:db8::1]:29999", "127.0.0.1:30000", "[::1]:30000"}},
+		{"other ports", other, []string{
+			"1 lo 192.0.2.1/32 132 40000-40000", "1 lo 192.0.2.1/32 17 40000-40000", "1 lo 192.0.2.1/32 6 40000-40000",
+			"1 lo 2001:db8::1/128 132 40000-40000", "1 lo 2001:db8::1/128 17 40000-40000", "1 lo 2001:db8::1/128 6 40000-40000",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:40000", "[2001:db8::1]:40000"}, []string{"192.0.2.1:30000", "[2001:db8::1]:30009"}},
+		{"one gateway", only4, []string{
+			"1 lo 192.0.2.1/32 132 30000-30009", "1 lo 192.0.2.1/32 17 30000-30009", "1 lo 192.0.2.1/32 6 30000-30009",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:30000"}, []string{"[2001:db8::1]:30000"}},
+		{"up to the last port", netns.Diversion{Dev: "net0", Gateways: d.Gateways, Addrs: d.Addrs[:1], First: 50000, Last: 65535}, []string{
+			"1 lo 192.0.2.1/32 132 50000-65534", "1 lo 192.0.2.1/32 17 50000-65534", "1 lo 192.0.2.1/32 6 50000-65534",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:65534"}, []string{"192.0.2.1:65535"}},
+		{"none", netns.Diversion{}, []string{"2 local", "2 local"}, nil, []string{"192.0.2.1:30000", "[2001:db8::1]:30000"}},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			for range 2 { // the second time changes nothing
+				netnstest.Do(t, ns, func() error { return netns.Divert(step.d) })
+				if diff := cmp.Diff(step.rules, rulesOf(t, ns)); diff != "" {
+					t.Fatalf("rules (-want +got):\n%s", diff)
+				}
+			}
+			for _, to := range step.gone {
+				if refuses(t, ns, netip.MustParseAddrPort(to), 100*time.Millisecond) {
+					t.Errorf("%s is refused, so it has not left the namespace", to)
+				}
+			}
+			for _, to := range step.refused {
+				if !refuses(t, ns, netip.MustParseAddrPort(to), 20*time.Second) {
+					t.Errorf("%s is not refused, so it has left the namespace", to)
+				}
+			}
+		})
+	}
+}
+
+// refuses reports whether the kernel refuses a TCP connection to a port of the
+// namespace's own within that time, where nobody listens. Behind the link is
+// nobody who would answer.
+func refuses(t *testing.T, ns string, to netip.AddrPort, within time.Duration) (refused bool) {
+	t.Helper()
+	netnstest.Do(t, ns, func() error {
+		family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port()), Addr: [4]byte(to.Addr().AsSlice())})
+		if to.Addr().Is6() {
+			family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		timeout := unix.NsecToTimeval(within.Nanoseconds()) // connect minds it, too
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
+			return err
+		}
+		switch err := unix.Connect(fd, sa); err {
+		case unix.ECONNREFUSED:
+			refused = true
+		case unix.EINPROGRESS:
+		default:
+			return fmt.Errorf("connect to %s: %v", to, err)
+		}
+		return nil
+	})
+	return refused
+}
