@@ -69,7 +69,7 @@ func TestMain(m *testing.M) {
 		case "test-reach":
 			os.Exit(testReach(os.Args[2:]))
 		case "test-name":
-			os.Exit(testName(os.Args[2]))
+			os.Exit(testName(os.Args[2], os.Args[3:]...))
 		case "test-ask":
 			os.Exit(testAsk())
 		case "test-etc":

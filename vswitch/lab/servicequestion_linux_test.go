@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,10 +34,8 @@ func (q *question) leftOut() string {
 	switch r := q.row; {
 	case r.Proto == "icmp" || r.Proto == "sctp":
 		return r.Proto + " has no sockets here"
-	case r.From == r.To && strings.HasPrefix(r.From, "node"):
-		return "what a node sends to its own address stays in its kernel"
-	case r.From == "node1" && r.To == "extra1":
-		return "what a node sends to its own address stays in its kernel"
+	case strings.HasPrefix(r.From, "lb"):
+		return "no node has a load balancer's address for its own"
 	}
 	return ""
 }
@@ -102,8 +99,8 @@ func (q *question) judgeOne(a *attempt) string {
 	switch {
 	case r.Fate == servicetest.Delivered && answered:
 		at := q.lab.podAt(a, r.Target.Addr())
-		if !slices.Contains(r.Endpoints, at) && !q.loosely(a) || a.Peer.Addr() != q.hiddenAs() {
-			return wrong + fmt.Sprintf(", and should see %s", q.hiddenAs())
+		if !slices.Contains(r.Endpoints, at) && !q.loosely(a) || a.Peer.Addr() != q.hiddenAs(a.By) {
+			return wrong + fmt.Sprintf(", and should see %s", q.hiddenAs(a.By))
 		}
 		q.seen[at] = true
 	case r.Fate == servicetest.Delivered && a.What != wasSilent,
@@ -128,21 +125,27 @@ func (q *question) loosely(a *attempt) bool {
 	})
 }
 
-// hiddenAs is whom the endpoint sees: the sender, or the node that masquerades it.
-func (q *question) hiddenAs() netip.Addr {
+// hiddenAs is whom the endpoint named by sees: the sender, or the node that
+// masquerades it. A node sees its own gateway, as it takes nothing from itself.
+func (q *question) hiddenAs(by string) netip.Addr {
 	r := q.row
-	if !r.HiddenBy(q.lab.masquerade) || strings.HasPrefix(r.From, "node") {
+	if !r.HiddenBy(q.lab.masquerade) {
 		return r.Source
 	}
 	node := r.At
 	switch {
 	case node != "":
+	case strings.HasPrefix(r.From, "node"):
+		node = r.From
 	case strings.HasPrefix(r.To, "node"):
 		node = r.To // takes it in
 	case r.To == "extra1":
 		node = "node1"
 	default:
 		node = servicetest.Pods[r.From]
+	}
+	if node == by {
+		node += "-gateway"
 	}
 	family := servicetest.IPv6
 	if r.Source.Is4() {
@@ -297,41 +300,54 @@ func (a *ask) try(port uint16, out *attempt) error {
 var namePorts = []uint16{53, 5353, 8080, 8081, 8443, 9090}
 
 // testName is the process of a pod, which answers by its name whoever asks, and
-// whom it saw.
-func testName(name string) int {
-	for _, port := range namePorts {
-		l, err1 := net.Listen("tcp", fmt.Sprintf(":%d", port))
-		u, err2 := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
-		if err := errors.Join(err1, err2); err != nil {
-			fmt.Println(err)
-			return 1
-		}
-		answer := func(peer netip.AddrPort) []byte {
-			text, _ := json.Marshal(testReply{name, port, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())}) // it has nothing that cannot be
-			return text
-		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					w := bufio.NewWriter(c)
-					w.Write(answer(c.RemoteAddr().(*net.TCPAddr).AddrPort()))
-					w.Flush()
-				}()
+// whom it saw: at some addresses, or at all that it has. A datagram's answer must
+// come from where it went, which with several addresses takes a socket for each.
+func testName(name string, addrs ...string) int {
+	if len(addrs) == 0 {
+		addrs = []string{""}
+	}
+	for _, a := range addrs {
+		for _, port := range namePorts {
+			if err := answerAs(name, a, port); err != nil {
+				fmt.Println(err)
+				return 1
 			}
-		}()
-		go func() {
-			buf := make([]byte, 1500)
-			for {
-				if _, from, err := u.ReadFrom(buf); err == nil {
-					u.WriteTo(answer(from.(*net.UDPAddr).AddrPort()), from)
-				}
-			}
-		}()
+		}
 	}
 	select {}
+}
+
+// answerAs serves one port of testName.
+func answerAs(name, addr string, port uint16) error {
+	at := net.JoinHostPort(addr, fmt.Sprint(port))
+	l, err1 := net.Listen("tcp", at)
+	u, err2 := net.ListenPacket("udp", at)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	answer := func(peer netip.AddrPort) []byte {
+		text, _ := json.Marshal(testReply{name, port, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())}) // it has nothing that cannot be
+		return text
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				c.Write(answer(c.RemoteAddr().(*net.TCPAddr).AddrPort()))
+			}()
+		}
+	}()
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			if _, from, err := u.ReadFrom(buf); err == nil {
+				u.WriteTo(answer(from.(*net.UDPAddr).AddrPort()), from)
+			}
+		}
+	}()
+	return nil
 }

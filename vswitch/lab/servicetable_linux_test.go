@@ -30,11 +30,13 @@ const (
 )
 
 // labPlaces are the places of the tables that a lab has elsewhere: a client
-// outside has addresses of its own, and there is another one beside it.
+// outside has addresses of its own, and there is another one beside it. What a
+// balancer may give is of its pool.
 var labPlaces = servicetest.Places{
 	"out": {"203.0.113.10", "2001:db8:113::10"}, "out2": {"203.0.113.77", "2001:db8:113::77"},
 	"outRange": {"203.0.113.8/29", "2001:db8:113::/122"},
-	"ext":      {"198.51.100.10", "2001:db8:3::10"}, "ext2": {"198.51.100.11", "2001:db8:3::11"},
+	"ext":      {"198.51.100.10", "2001:db8:3::10"}, "ext2": {"192.0.2.20", "2001:db8:2::20"},
+	"node1-gateway": {"10.244.1.1", "fd00:10:244:1::1"}, "node2-gateway": {"10.244.2.1", "fd00:10:244:2::1"}, "node3-gateway": {"10.244.3.1", "fd00:10:244:3::1"},
 }
 
 // tableRun is the tables that one cluster is for.
@@ -129,9 +131,20 @@ type passed struct {
 func newTableLab(t *testing.T, name string, r *tableRun) *tableLab {
 	f := &tableLab{masquerade: r.masquerade, base: servicetest.Nodes, places: servicetest.Default().With(labPlaces),
 		skipped: map[string]int{}, entered: map[passed]string{}}
+	server := func(name, node string, hostNetwork bool, at ...string) {
+		command, err := json.Marshal(append([]string{thisProgram(t), "test-name", name}, at...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.base += fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: shop}\nspec: {nodeName: %s, hostNetwork: %v, terminationGracePeriodSeconds: 1, containers: [{name: main, command: %s}]}\n---\n",
+			name, node, hostNetwork, command)
+	}
 	for _, pod := range sortedKeys(servicetest.Pods) {
-		f.base += fmt.Sprintf("apiVersion: v1\nkind: Pod\nmetadata: {name: %s, namespace: shop}\nspec: {nodeName: %s, terminationGracePeriodSeconds: 1, containers: [{name: main, command: [%q, test-name, %s]}]}\n---\n",
-			pod, servicetest.Pods[pod], thisProgram(t), pod)
+		server(pod, servicetest.Pods[pod], false)
+	}
+	for _, node := range []string{"node1", "node2", "node3"} {
+		at := f.places[node]
+		server(node, node, true, at[:]...)
 	}
 	o := options()
 	o.Name, o.Nodes, o.Objects = name, 0, manifests(t, f.base)
@@ -165,6 +178,9 @@ func newTableLab(t *testing.T, name string, r *tableRun) *tableLab {
 	for _, p := range pods {
 		if len(p.IPs) != 2 || !p.Ready {
 			t.Fatalf("pod %s has %v, ready %v", p.Name, p.IPs, p.Ready)
+		}
+		if p.HostNetwork {
+			continue // has the address of its place
 		}
 		f.places[p.Name] = [2]string{p.IPs[0].String(), p.IPs[1].String()}
 	}
