@@ -109,7 +109,9 @@ func TestAddNodeAndMore(t *testing.T) {
 	if err != nil || len(results) != 2 || results[0].String() != "pod/a created" {
 		t.Fatalf("apply: %v, %v", results, err)
 	}
-	state, err := c.State(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	state, err := c.State(ctx)
 	for err == nil {
 		nodes := map[string]bool{}
 		for _, p := range state.Pods {
@@ -120,7 +122,7 @@ func TestAddNodeAndMore(t *testing.T) {
 		if len(nodes) == 2 {
 			break
 		}
-		state, err = c.Watch(t.Context(), state.Revision)
+		state, err = c.Watch(ctx, state.Revision)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -36,6 +36,7 @@ type node struct {
 	stop context.CancelFunc
 	done chan struct{} // closed when the process is gone for good
 
+	telling  sync.Mutex // held over a change and its report, so that reports keep their order
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced when something below changes
 	proc     *os.Process   // nil while none runs
@@ -309,8 +310,11 @@ func (n *node) see(status agent.Status, err error) {
 	n.sup.meet()
 }
 
-// update changes the node's state under its lock and tells those who wait.
+// update changes the node's state under its lock and tells those who wait. What is
+// reported last is what the node is.
 func (n *node) update(change func()) {
+	n.telling.Lock()
+	defer n.telling.Unlock()
 	n.mu.Lock()
 	change()
 	close(n.changed)

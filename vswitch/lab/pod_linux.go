@@ -37,6 +37,7 @@ type pod struct {
 
 	wire sync.Mutex // held while the pod is attached again, or for the last time detached
 
+	telling  sync.Mutex // held by publish, so that reports keep their order
 	mu       sync.Mutex // guards what follows, and the containers' state
 	ips      []netip.Addr
 	attached bool
@@ -279,6 +280,8 @@ func (p *pod) resolved() *cluster.Pod {
 
 // publish tells the cluster how the pod is.
 func (p *pod) publish() {
+	p.telling.Lock()
+	defer p.telling.Unlock()
 	p.mu.Lock()
 	seen := &cluster.Pod{
 		Meta: cluster.Meta{Namespace: p.spec.Namespace, Name: p.spec.Name, UID: p.spec.UID},
