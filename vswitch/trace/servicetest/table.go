@@ -189,7 +189,7 @@ func Read(t testing.TB, dir string, f Family, p Places) []Table {
 	return out
 }
 
-var placeholder = regexp.MustCompile(`\$[a-zA-Z0-9]+`)
+var variable = regexp.MustCompile(`\$[a-zA-Z0-9]+`)
 
 // Parse reads one table in one family; file is its name.
 func Parse(file string, data []byte, f Family, p Places) (Table, error) {
@@ -198,7 +198,7 @@ func Parse(file string, data []byte, f Family, p Places) (Table, error) {
 	fail := func(format string, args ...any) (Table, error) {
 		return t, fmt.Errorf("%s: "+format, append([]any{file}, args...)...)
 	}
-	text := placeholder.ReplaceAllStringFunc(string(data), func(s string) string {
+	text := variable.ReplaceAllStringFunc(string(data), func(s string) string {
 		a, ok := p[s[1:]]
 		if !ok && err == nil {
 			err = fmt.Errorf("there is no %s", s)
