@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 )
 
@@ -67,7 +68,7 @@ func (s *serviceFlags) pools(c *control.Config) (err error) {
 }
 
 // parsePortRange reads FIRST-LAST; nothing is the default.
-func parsePortRange(text string) (control.PortRange, error) {
+func parsePortRange(text string) (cluster.PortRange, error) {
 	if text == "" {
 		return control.Default().NodePorts, nil
 	}
@@ -75,9 +76,9 @@ func parsePortRange(text string) (control.PortRange, error) {
 	a, err1 := strconv.ParseUint(first, 10, 16)
 	b, err2 := strconv.ParseUint(last, 10, 16)
 	if !ok || err1 != nil || err2 != nil || a == 0 || a > b {
-		return control.PortRange{}, fmt.Errorf("--node-port-range %q is not a range of ports such as 30000-32767", text)
+		return cluster.PortRange{}, fmt.Errorf("--node-port-range %q is not a range of ports such as 30000-32767", text)
 	}
-	return control.PortRange{First: uint16(a), Last: uint16(b)}, nil
+	return cluster.PortRange{First: uint16(a), Last: uint16(b)}, nil
 }
 
 // to writes what the flags say of how nodes treat services into c.

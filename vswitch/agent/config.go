@@ -10,6 +10,7 @@ import (
 
 	"vswitch/nat"
 	"vswitch/overlay/gossip"
+	"vswitch/vswitch/cluster"
 )
 
 // Config is all that a node is told. The zero value is not usable; start from
@@ -110,7 +111,7 @@ func Default() Config {
 			Listen: netip.MustParseAddrPort("127.0.0.1:8472")},
 		Uplink:        UplinkConfig{Device: "vswitch0", Routes: RoutesAll, RouteProtocol: 86},
 		Gossip:        GossipConfig{Listen: netip.MustParseAddrPort("127.0.0.1:7946")},
-		Services:      ServiceConfig{ExternalClient: PreserveClient, NodePorts: PortRange{30000, 32767}},
+		Services:      ServiceConfig{ExternalClient: PreserveClient, NodePorts: cluster.PortRange{First: 30000, Last: 32767}},
 		Policy:        PolicyConfig{Established: CutEstablished},
 		MaxFlows:      1 << 20,
 		Workers:       1,

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"vswitch/overlay/gossip"
+	"vswitch/vswitch/cluster"
 )
 
 // TestValidateDirect: every mistake is named with its field, and what is right
@@ -69,7 +70,7 @@ func TestValidateServices(t *testing.T) {
 		{"two of a family", func(c *Config) { c.Services.CIDRs = prefixes("10.96.0.0/16", "10.97.0.0/16") }, "services.cidrs[1]: 10.97.0.0/16 is a second range"},
 		{"overlap", func(c *Config) { c.Services.CIDRs = prefixes("10.244.7.0/24") }, "services.cidrs[0]: 10.244.7.0/24 overlaps 10.244.0.0/16 of pods"},
 		{"established", func(c *Config) { c.Policy.Established = "drop" }, `policy.established: "drop" is unknown; use cut or keep`},
-		{"node ports", func(c *Config) { c.Services.NodePorts = PortRange{2, 1} }, `services.nodePorts: 2 to 1 is not a range`},
+		{"node ports", func(c *Config) { c.Services.NodePorts = cluster.PortRange{First: 2, Last: 1} }, `services.nodePorts: 2 to 1 is not a range`},
 		{"client", func(c *Config) { c.Services.ExternalClient = "hide" }, `services.externalClient: "hide" is unknown; use preserve or masquerade`},
 		{"a timeout", func(c *Config) { c.Timeouts = map[string]Duration{"tcpEstablished": Duration(time.Hour)} }, ""},
 		{"no such timeout", func(c *Config) { c.Timeouts = map[string]Duration{"tcp": 1} }, `timeouts: there is no conntrack timeout "tcp"; there are tcpSynSent, `},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/netns"
 	"vswitch/vswitch/netns/netnstest"
 )
@@ -18,7 +19,7 @@ func TestOwn(t *testing.T) {
 	l := &lone{cfg: nodeConfig(t, 1), ns: netnstest.New(t)}
 	netnstest.Do(t, l.ns, func() error { return netns.SetUp("lo") })
 	l.cfg.Addresses, l.cfg.ExtraAddresses = addrs("172.29.0.1", "fd00:10:29::1"), addrs("192.0.2.1")
-	l.cfg.Services.NodePorts = PortRange{1, 65535}
+	l.cfg.Services.NodePorts = cluster.PortRange{First: 1, Last: 65535}
 	l.node = startNode(t, l.ns, l.cfg)
 	l.node.ready(0)
 	l.pod = l.node.pod(PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}})

@@ -26,13 +26,7 @@ type ServiceConfig struct {
 	NodePortAddresses []netip.Prefix `json:"nodePortAddresses,omitempty"`
 	// NodePorts are the ports that services may have at nodes. What a node
 	// sends to them at its own addresses goes by its switch.
-	NodePorts PortRange `json:"nodePorts,omitzero"`
-}
-
-// PortRange is the ports from First to Last, both included; the zero one has none.
-type PortRange struct {
-	First uint16 `json:"first"`
-	Last  uint16 `json:"last"`
+	NodePorts cluster.PortRange `json:"nodePorts,omitzero"`
 }
 
 // Values of ServiceConfig.ExternalClient.
@@ -59,7 +53,7 @@ func (c *Config) validateServices(bad func(field, format string, args ...any)) {
 			}
 		}
 	}
-	if r := c.Services.NodePorts; r != (PortRange{}) && (r.First == 0 || r.First > r.Last) {
+	if r := c.Services.NodePorts; r != (cluster.PortRange{}) && (r.First == 0 || r.First > r.Last) {
 		bad("services.nodePorts", "%d to %d is not a range", r.First, r.Last)
 	}
 	if e := c.Services.ExternalClient; e != "" && e != PreserveClient && e != MasqueradeClient {

@@ -247,3 +247,9 @@ type TCPSocket struct {
 	Port     uint16 `json:"port,omitempty"`
 	PortName string `json:"portName,omitempty"` // instead of Port
 }
+
+// PortRange is the ports from First to Last, both included; the zero one has none.
+type PortRange struct {
+	First uint16 `json:"first"`
+	Last  uint16 `json:"last"`
+}

@@ -55,7 +55,7 @@ type Config struct {
 	// overlap no other range; empty: nowhere. LoadBalancerRanges says which.
 	LoadBalancerCIDRs []netip.Prefix
 	// NodePorts are the ports of nodes that services may have.
-	NodePorts PortRange
+	NodePorts cluster.PortRange
 	// Nodes is how many nodes (node1, node2 and so on) the first Apply makes
 	// if nobody applied a Node.
 	Nodes int
@@ -72,9 +72,6 @@ type Config struct {
 	Log   *slog.Logger
 }
 
-// PortRange is the ports from First to Last, both included.
-type PortRange struct{ First, Last uint16 }
-
 // LoadBalancerClass is the class (spec.loadBalancerClass) of services that get
 // their addresses here; so do those that name no class.
 const LoadBalancerClass = "vswitch"
@@ -86,7 +83,7 @@ func Default() Config {
 		ClusterCIDRs: []netip.Prefix{p("10.244.0.0/16"), p("fd00:10:244::/56")},
 		NodeMask4:    24, NodeMask6: 64,
 		NodeCIDRs:    []netip.Prefix{p("172.29.0.0/16"), p("fd00:10:29::/64")},
-		NodePorts:    PortRange{30000, 32767},
+		NodePorts:    cluster.PortRange{First: 30000, Last: 32767},
 		StartupGrace: 30 * time.Second,
 	}
 }

@@ -43,7 +43,7 @@ func addressPool(p netip.Prefix, banded bool) *pool {
 }
 
 // portPool returns the ports of r.
-func portPool(r PortRange) *pool {
+func portPool(r cluster.PortRange) *pool {
 	l := &pool{first: r.First, size: uint64(r.Last-r.First) + 1}
 	if l.size >= 32 {
 		l.band = min(max(16, l.size/32), 128)

@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"vswitch/vswitch/cluster"
@@ -254,14 +255,12 @@ func (c *claims) wishes(v, cur *cluster.Service) *fault {
 	return wish("spec.healthCheckNodePort", v.HealthCheckPort)
 }
 
-func rangeText(pools map[cluster.IPFamily]*pool) (text string) {
+func rangeText(pools map[cluster.IPFamily]*pool) string {
+	var list []netip.Prefix
 	for _, f := range slices.Sorted(maps.Keys(pools)) {
-		if text != "" {
-			text += ","
-		}
-		text += pools[f].prefix.String()
+		list = append(list, pools[f].prefix)
 	}
-	return text
+	return join(list)
 }
 
 // written takes the mark of a controller off what a user writes down. It is the

@@ -314,7 +314,7 @@ func TestLoadBalancerIP(t *testing.T) {
 func small(cfg *Config) {
 	cfg.ServiceCIDRs = prefixes("10.96.0.0/28", "fd00:96::/124")
 	cfg.LoadBalancerCIDRs = prefixes("172.30.0.0/29")
-	cfg.NodePorts = PortRange{30000, 30019}
+	cfg.NodePorts = cluster.PortRange{First: 30000, Last: 30019}
 }
 
 // TestAllocatorsModel does random things to services, and after each compares
@@ -584,7 +584,7 @@ func TestPool(t *testing.T) {
 			t.Errorf("%s gives more than it has", tt.prefix)
 		}
 	}
-	if l := portPool(PortRange{30000, 32767}); l.size != 2768 || l.band != 86 {
+	if l := portPool(cluster.PortRange{First: 30000, Last: 32767}); l.size != 2768 || l.band != 86 {
 		t.Errorf("node ports: %d, %d apart", l.size, l.band)
 	}
 }

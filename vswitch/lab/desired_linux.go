@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 )
@@ -21,7 +20,7 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 		cfg.NodeCIDRs = o.NodeCIDRs
 	}
 	cfg.ServiceCIDRs, cfg.LoadBalancerCIDRs = o.Config.Services.CIDRs, o.LoadBalancerCIDRs
-	if o.NodePorts != (control.PortRange{}) {
+	if o.NodePorts != (cluster.PortRange{}) {
 		cfg.NodePorts = o.NodePorts
 	}
 	for _, p := range cfg.LoadBalancerCIDRs {
@@ -41,7 +40,7 @@ func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control
 		}
 	}
 	o.Config.Services.CIDRs = cfg.ServiceRanges()
-	o.Config.Services.NodePorts = agent.PortRange(cfg.NodePorts)
+	o.Config.Services.NodePorts = cfg.NodePorts
 	o.Config.NodeCIDRs = cfg.NodeCIDRs
 	objects := o.Objects
 	if objects == nil {

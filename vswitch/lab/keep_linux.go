@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
 )
 
@@ -30,7 +31,7 @@ type ranges struct {
 	Nodes         []netip.Prefix    `json:"nodes,omitempty"`
 	Services      []netip.Prefix    `json:"services,omitempty"`
 	LoadBalancers []netip.Prefix    `json:"loadBalancers,omitempty"`
-	NodePorts     control.PortRange `json:"nodePorts"`
+	NodePorts     cluster.PortRange `json:"nodePorts"`
 }
 
 // recall gives o those ranges of its state directory that the caller leaves
@@ -76,7 +77,7 @@ func (o *Options) recall() error {
 	if o.Config.ClusterCIDRs == nil {
 		o.Config.ClusterCIDRs = agent.Default().ClusterCIDRs
 	}
-	if o.NodePorts == (control.PortRange{}) {
+	if o.NodePorts == (cluster.PortRange{}) {
 		o.NodePorts = kept.NodePorts
 	}
 	return nil

@@ -29,7 +29,6 @@ import (
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
-	"vswitch/vswitch/control"
 )
 
 // Subcommand is the first argument with which this program runs the processes
@@ -79,7 +78,7 @@ type Options struct {
 	// family, and NodePorts the ports of nodes that services may have. Nil and zero
 	// are control's defaults.
 	LoadBalancerCIDRs []netip.Prefix    `json:"loadBalancerCIDRs,omitempty"`
-	NodePorts         control.PortRange `json:"nodePorts"`
+	NodePorts         cluster.PortRange `json:"nodePorts"`
 	// StateDir keeps objects and what was given out for them when the cluster goes
 	// down, however it does, and the ranges: those that are nil or zero here are then
 	// those of the last time. It is made if need be, and is one cluster's at a time.
