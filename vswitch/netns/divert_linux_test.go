@@ -108,21 +108,30 @@ func TestDivert(t *testing.T) {
 	}
 }
 
+// clientPort is what every connection comes from: the reset that refuses it goes
+// to this port, and would leave the namespace, too, were it one of a diversion.
+const clientPort = 10000
+
 // refuses reports whether the kernel refuses a TCP connection to a port of the
 // namespace's own within that time, where nobody listens. Behind the link is
 // nobody who would answer.
 func refuses(t *testing.T, ns string, to netip.AddrPort, within time.Duration) (refused bool) {
 	t.Helper()
 	netnstest.Do(t, ns, func() error {
-		family, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port()), Addr: [4]byte(to.Addr().AsSlice())})
+		family, from := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: clientPort})
+		sa := unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port()), Addr: [4]byte(to.Addr().AsSlice())})
 		if to.Addr().Is6() {
-			family, sa = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
+			family, from = unix.AF_INET6, &unix.SockaddrInet6{Port: clientPort}
+			sa = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 		}
 		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
+		if err := unix.Bind(fd, from); err != nil {
+			return fmt.Errorf("bind to port %d: %v", clientPort, err)
+		}
 		timeout := unix.NsecToTimeval(within.Nanoseconds()) // connect minds it, too
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
 			return err
