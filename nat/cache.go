@@ -54,7 +54,7 @@ func NewCache(size int) *Cache {
 	size = min(max(size, minFlows), 2*MaxConns)
 	c := &Cache{mem: reserve(size * FlowSize), tagMem: reserve(size * 4)}
 	c.flows = unsafe.Slice((*Flow)(unsafe.Pointer(unsafe.SliceData(c.mem.mem))), size)
-	c.x = makeIndex(2*firstFlows, uint32(size), words(c.tagMem.mem, size))
+	c.x = makeIndex(&ground{indexes: 1}, 0, 2*firstFlows, uint32(size), words(c.tagMem.mem, size))
 	return c
 }
 

@@ -175,6 +175,7 @@ func (c *Compiler) port(svc *cluster.Service, sp *cluster.ServicePort, fam clust
 	if svc.Annotations[AnnotationBalance] == "maglev" {
 		s.maglev = newMaglev(s.Cluster)
 	}
+	s.sources = prefixesOf(svc.SourceRanges, fam)
 	add := func(addr netip.Addr, port uint16, f Frontend) {
 		at := spot{addr, portKey(sp.Protocol, port)}
 		// An address may be given twice, as external IP and by the load balancer.
@@ -194,7 +195,7 @@ func (c *Compiler) port(svc *cluster.Service, sp *cluster.ServicePort, fam clust
 	}
 	for _, in := range svc.Ingress { // before external IPs, which nobody is kept from
 		if !in.Proxy {
-			add(in.IP, sp.Port, Frontend{Kind: LoadBalancer, Local: svc.ExternalLocal, Sources: prefixesOf(svc.SourceRanges, fam)})
+			add(in.IP, sp.Port, Frontend{Kind: LoadBalancer, Local: svc.ExternalLocal})
 		}
 	}
 	for _, a := range svc.ExternalIPs {

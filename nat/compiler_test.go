@@ -42,7 +42,7 @@ func describeServices(s *Services) string {
 					fmt.Fprint(&b, a, " ", port, " ", proto, " ", ingress, ": ", m)
 					if f != nil {
 						v := f.Service
-						fmt.Fprint(&b, " ", v.Name, v.ID, v.Affinity, f.Kind, f.Local, f.Sources, v.Cluster, v.Local, v.serving, v.leaving, v.maglev != nil)
+						fmt.Fprint(&b, " ", v.Name, v.ID, v.Affinity, f.Kind, f.Local, v.sources, v.Cluster, v.Local, v.serving, v.leaving, v.maglev != nil)
 					}
 					b.WriteByte('\n')
 				}
@@ -169,7 +169,7 @@ func TestCompilerModel(t *testing.T) {
 		c.SetNodes(nil, nil)
 		c.SetRanges(nil)
 		s := c.Services()
-		if n := s.addrs.Size(); n != 0 || len(s.nodePorts[0])+len(s.nodePorts[1]) != 0 || len(c.claims)+len(c.services)+len(c.nodes) != 0 {
+		if n := s.addrs.Size(); n != 0 || s.fronts.root != nil || len(s.nodePorts[0])+len(s.nodePorts[1]) != 0 || len(c.claims)+len(c.services)+len(c.nodes) != 0 {
 			t.Errorf("seed %d: %d addresses, node ports %v, claims %v, services %v are left", seed, n, s.nodePorts, c.claims, c.services)
 		}
 	}

@@ -23,6 +23,3 @@ func bootID() string {
 	}
 	return strconv.FormatInt(int64(tv.Sec), 10)
 }
-
-// populate does nothing: pages are mapped as they are written.
-func populate([]byte, int, int) {}

@@ -30,10 +30,3 @@ func bootID() string {
 	}
 	return strings.TrimSpace(string(b))
 }
-
-// populate maps a part of the file at once, which is cheaper than a fault for
-// each page when it is first written. Older kernels cannot, and need not.
-func populate(mapped []byte, from, to int) {
-	const page = 4096
-	_ = unix.Madvise(mapped[from/page*page:to], unix.MADV_POPULATE_WRITE)
-}

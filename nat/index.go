@@ -1,6 +1,10 @@
 package nat
 
-import "math/bits"
+import (
+	"math/bits"
+	"sync/atomic"
+	"unsafe"
+)
 
 const (
 	// movesPerInsert and movesPerBatch are how many slots a growing index moves
@@ -32,23 +36,46 @@ type index struct {
 	// before insert; several indexes may share it.
 	tags []uint32
 
-	mem, oldMem *region
+	// ground is where slots and old lie; number tells it whose they are.
+	ground *ground
+	number int
+
+	// at and oldAt are where slots and old lie, with the binary logarithm of their
+	// number in the low bits; 0: nowhere. They are for prefetch, by whoever, and
+	// may be read at any time.
+	at, oldAt uintptr
 }
 
-// makeIndex returns an index for entries 0 to size-1 that begins with so many
-// slots, a power of two.
-func makeIndex(slots int, size uint32, tags []uint32) index {
-	mem := reserve(slots * 4)
-	return index{
-		mem: mem, slots: words(mem.mem, slots), mask: uint32(slots - 1),
+// makeIndex returns index number i of those on g, for entries 0 to size-1, that
+// begins with so many slots, a power of two.
+func makeIndex(g *ground, i, slots int, size uint32, tags []uint32) index {
+	x := index{
+		ground: g, number: i, slots: g.take(i, slots), mask: uint32(slots - 1),
 		refs: 1<<bits.Len32(size+1) - 1, tags: tags,
+	}
+	x.at = place(x.slots)
+	return x
+}
+
+// place returns the address of slots with the binary logarithm of their number.
+func place(slots []uint32) uintptr {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(slots)))&^63 | uintptr(bits.Len32(uint32(len(slots)-1)))
+}
+
+// prefetch begins to load what next and insert will need for a hash. It may be
+// called at any time.
+func (x *index) prefetch(hash uint64) {
+	for _, at := range [...]uintptr{atomic.LoadUintptr(&x.at), atomic.LoadUintptr(&x.oldAt)} {
+		if at != 0 {
+			prefetch(at&^63 + uintptr(uint32(hash)&(1<<(at&63)-1))*4)
+		}
 	}
 }
 
 func (x *index) close() {
-	x.mem.close()
-	if x.oldMem != nil {
-		x.oldMem.close()
+	x.ground.give(x.slots)
+	if x.old != nil {
+		x.ground.give(x.old)
 	}
 	*x = index{}
 }
@@ -170,23 +197,35 @@ func (x *index) rename(from, to uint32) {
 
 // grow begins to move to a table of twice the size.
 func (x *index) grow() {
-	x.old, x.oldMask, x.oldMem, x.moved = x.slots, x.mask, x.mem, 0
-	n := 2 * len(x.slots)
-	x.mem = reserve(n * 4)
-	x.mem.ready(n * 4) // a quarter full soon: worth huge pages if it is large
-	x.slots, x.mask = words(x.mem.mem, n), uint32(n-1)
+	x.old, x.oldMask, x.moved = x.slots, x.mask, 0
+	x.slots = x.ground.take(x.number, 2*len(x.old))
+	x.mask = uint32(len(x.slots) - 1)
+	atomic.StoreUintptr(&x.oldAt, x.at)
+	atomic.StoreUintptr(&x.at, place(x.slots))
 }
 
-// migrate moves up to n slots of the old table.
+// migrate moves up to n slots of the old table. Who they are is asked for all of
+// them first, so that the waits for the answers overlap.
 func (x *index) migrate(n int) {
-	for ; n > 0 && x.old != nil; n-- {
-		if s := x.old[x.moved]; s != 0 && s != x.refs {
-			x.put(x.tags[s&x.refs-1], s)
-			x.old[x.moved] = x.refs
+	if x.old == nil {
+		return
+	}
+	from := x.old[x.moved:min(x.moved+uint32(n), uint32(len(x.old)))]
+	var tags [movesPerBatch]uint32
+	for i, s := range from {
+		if s != 0 && s != x.refs {
+			tags[i] = x.tags[s&x.refs-1]
 		}
-		if x.moved++; x.moved > x.oldMask {
-			x.oldMem.close()
-			x.old, x.oldMem = nil, nil
+	}
+	for i, s := range from {
+		if s != 0 && s != x.refs {
+			x.put(tags[i], s)
+			from[i] = x.refs
 		}
+	}
+	if x.moved += uint32(len(from)); x.moved > x.oldMask {
+		x.ground.give(x.old)
+		x.old = nil
+		atomic.StoreUintptr(&x.oldAt, 0)
 	}
 }

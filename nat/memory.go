@@ -1,6 +1,9 @@
 package nat
 
-import "unsafe"
+import (
+	"sync"
+	"unsafe"
+)
 
 const (
 	// hugePage is the size of a huge page of the systems that have them for us.
@@ -8,6 +11,8 @@ const (
 	// hugeFrom is how many bytes of a region are in use before huge pages are
 	// asked for: a few flows must not cost megabytes.
 	hugeFrom = 4 << 20
+	// smallStep is how many bytes are made ready at once where there are fewer.
+	smallStep = 64 << 10
 	// fileStep is how many bytes a file grows by at least.
 	fileStep = 256 << 10
 )
@@ -21,6 +26,9 @@ type region struct {
 	mem  []byte // what may be used; its beginning is aligned to a huge page if it is that large
 	raw  []byte // what the system gave
 	done int    // the first so many bytes are ready; anonymous memory always is
+	// populated is how far ahead says pages are there, and populating waits for it.
+	populated  int
+	populating sync.WaitGroup
 	// extend makes room for the bytes of mem from one offset to another. Nil
 	// for anonymous memory.
 	extend func(from, to int) error
@@ -66,12 +74,34 @@ func (r *region) ready(n int) error {
 		r.done = end
 		return nil
 	}
-	end := min((n+hugePage-1)/hugePage*hugePage, len(r.mem))
-	if r.raw != nil && end >= hugeFrom {
-		adviseHuge(r.mem[:end])
+	step := smallStep
+	if n >= hugeFrom-hugePage {
+		step = hugePage
 	}
-	r.done = end
+	r.done = min((n+step-1)/step*step, len(r.mem))
+	r.ahead(min(r.done+step, len(r.mem)))
 	return nil
+}
+
+// ahead has the first end bytes populated in the background, so far as they are
+// not: whoever gets there first would wait for the system to find a page and fill
+// it with zeros, which takes longer than all else about a new flow.
+func (r *region) ahead(end int) {
+	if r.raw == nil || end <= r.populated {
+		return
+	}
+	mem, from := r.mem[:end], r.populated
+	r.populated = end
+	r.populating.Add(1)
+	go func() {
+		defer r.populating.Done()
+		if end >= hugeFrom {
+			adviseHuge(mem)
+		}
+		for ; from < end; from += hugePage { // whoever else maps memory waits for one of them
+			populate(mem, from, min(from+hugePage, end))
+		}
+	}()
 }
 
 // release gives memory behind the first n bytes back, at most limit bytes at
@@ -82,14 +112,16 @@ func (r *region) release(n, limit int) {
 		return // not worth it: the next flows come soon
 	}
 	from := max(n, (r.done-limit+hugePage-1)/hugePage*hugePage)
-	if giveBack(r.mem[from:r.done]) {
-		r.done = from
+	r.populating.Wait()
+	if giveBack(r.mem[from:r.populated]) {
+		r.done, r.populated = from, from
 	}
 }
 
 func (r *region) close() {
+	r.populating.Wait()
 	if r.raw != nil {
 		unmap(r.raw)
 	}
-	*r = region{}
+	r.mem, r.raw, r.extend, r.done, r.populated = nil, nil, nil, 0, 0
 }

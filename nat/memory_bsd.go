@@ -11,3 +11,6 @@ func adviseHuge([]byte) {}
 
 // giveBack does nothing: MADV_DONTNEED does not promise zeros here.
 func giveBack([]byte) bool { return false }
+
+// populate does nothing: pages are mapped as they are written.
+func populate([]byte, int, int) {}

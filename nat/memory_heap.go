@@ -12,3 +12,5 @@ func unmap([]byte) {}
 func adviseHuge([]byte) {}
 
 func giveBack([]byte) bool { return false }
+
+func populate([]byte, int, int) {}

@@ -24,3 +24,5 @@ func unmap(b []byte) {
 func adviseHuge([]byte) {}
 
 func giveBack([]byte) bool { return false }
+
+func populate([]byte, int, int) {}

@@ -114,8 +114,9 @@ func (t *Table) makeIndex(size int) {
 	shardBits := min(6, max(0, bits.Len(uint(size/1024))-1))
 	t.shift = uint8(32 - shardBits)
 	t.shards = make([]shard, 1<<shardBits)
+	g := &ground{indexes: len(t.shards)}
 	for i := range t.shards {
-		t.shards[i].x = makeIndex(1024, uint32(2*size), t.tags)
+		t.shards[i].x = makeIndex(g, i, 1024, uint32(2*size), t.tags)
 	}
 }
 

@@ -32,15 +32,19 @@ func (b Backend) compare(c Backend) int {
 // immutable once it is in Services. What a new flow needs comes first, in one
 // cache line.
 type Service struct {
-	// Cluster are the backends to choose from where policy is Cluster, Local
-	// those where it is Local; both in order of address and port.
-	Cluster, Local []Backend
+	// Cluster are the backends to choose from where policy is Cluster, in order of
+	// address and port.
+	Cluster []Backend
 	// ID stands for Name in connections and affinities, over restarts too.
 	ID uint32
 	// Affinity is how many seconds a client keeps its backend after its last
 	// connection; 0: no affinity.
 	Affinity uint32
 	maglev   *maglev // nil: choose at random
+	// Local are the backends where policy is Local, in order, too.
+	Local []Backend
+	// sources are who may use the addresses of a load balancer; nil: everybody.
+	sources []netip.Prefix
 	// serving are all that take packets of their connections, terminating ones
 	// included; leaving are those that no longer serve but are there. In order.
 	serving, leaving []Backend
@@ -118,8 +122,6 @@ type Frontend struct {
 	// Local: the policy that goes with the kind (internalTrafficPolicy for
 	// cluster IPs, else externalTrafficPolicy) is Local.
 	Local bool
-	// Sources are who may use it; nil: everybody. Load balancers only.
-	Sources []netip.Prefix
 }
 
 // Origin is who sends to a service.
@@ -155,7 +157,7 @@ const (
 // Policy Local of external addresses binds clients outside only: pods and
 // nodes are inside already, and reach all backends (kube-proxy's short circuit).
 func (f *Frontend) Backends(from Origin, client *packet.Addr) ([]Backend, Refusal) {
-	if f.Sources != nil && !f.admits(client) {
+	if f.Kind == LoadBalancer && f.Service.sources != nil && !f.admits(client) {
 		return nil, NotInRange
 	}
 	list := f.Service.Cluster
@@ -206,7 +208,7 @@ func (f *Frontend) local(from Origin) bool {
 
 func (f *Frontend) admits(src *packet.Addr) bool {
 	a := src.Netip()
-	return slices.ContainsFunc(f.Sources, func(p netip.Prefix) bool { return p.Contains(a) })
+	return slices.ContainsFunc(f.Service.sources, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // Masquerades reports whether a packet that was given a backend must leave with

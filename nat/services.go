@@ -3,6 +3,7 @@ package nat
 import (
 	"net/netip"
 	"slices"
+	"unsafe"
 
 	"github.com/gaissmai/bart"
 
@@ -14,18 +15,18 @@ import (
 // same. The zero value has no services. It is asked for the first packet of a
 // flow only.
 type Services struct {
-	addrs     *bart.Table[*address]
+	fronts    frontends
+	addrs     *bart.Table[address]
 	nodePorts [2]ports // of IPv4 and IPv6
 }
 
 // address is what is known of an address, or of a range of cluster IPs.
 type address struct {
-	cluster bool // it is for services only: what no port claims goes nowhere
-	node    bool // of this node: node ports are served there
-	peer    bool // of another node, that serves node ports there
-	ports   ports
-	// few is where ports are if they are few: one cache line instead of two.
-	few [2]portFrontend
+	reserved   bool  // a range for services only: what none of them claims goes nowhere
+	node       bool  // of this node: node ports are served there
+	peer       bool  // of another node, that serves node ports there
+	fronts     int32 // how many frontends are there
+	clusterIPs int32 // how many of them make it a cluster IP, which goes nowhere else
 }
 
 // ports are frontends in order of their key.
@@ -83,24 +84,26 @@ const (
 // Lookup finds the frontend of a packet to t.Dst. ingress tells that another
 // node let the packet in from outside: then node ports of other nodes count.
 func (s *Services) Lookup(t *packet.Tuple, ingress bool) (*Frontend, Match) {
+	key := portKey(t.Proto, t.DstPort)
+	if f := s.fronts.get(&t.Dst, key); f != nil {
+		return f, Matched
+	}
 	if s.addrs == nil {
 		return nil, NoService
 	}
 	a, ok := s.addrs.Lookup(t.Dst.Netip())
-	if !ok {
+	switch {
+	case !ok:
 		return nil, NoService
-	}
-	key := portKey(t.Proto, t.DstPort)
-	f := a.ports.get(key)
-	if f == nil && (a.node || a.peer && ingress) {
-		f = s.nodePorts[family(t.Dst.Is4())].get(key)
+	case a.node || a.peer && ingress:
+		if f := s.nodePorts[family(t.Dst.Is4())].get(key); f != nil {
+			return f, Matched
+		}
 	}
 	switch {
-	case f != nil:
-		return f, Matched
-	case a.cluster && len(a.ports) > 0:
+	case a.clusterIPs > 0 || a.reserved && a.fronts > 0:
 		return nil, WrongPort
-	case a.cluster:
+	case a.reserved:
 		return nil, Unallocated
 	}
 	return nil, NoService
@@ -109,30 +112,21 @@ func (s *Services) Lookup(t *packet.Tuple, ingress bool) (*Frontend, Match) {
 // edit returns Services in which change has been made to what is known of p.
 // What is as if nothing were known is forgotten.
 func (s Services) edit(p netip.Prefix, change func(*address)) Services {
-	var a address
 	if s.addrs == nil {
-		s.addrs = new(bart.Table[*address])
+		s.addrs = new(bart.Table[address])
 	}
-	if old, ok := s.addrs.Get(p); ok {
-		a = *old
-	}
-	change(&a)
-	if !a.cluster && !a.node && !a.peer && len(a.ports) == 0 {
+	a, _ := s.addrs.Get(p)
+	if change(&a); a == (address{}) {
 		s.addrs = s.addrs.DeletePersist(p)
 	} else {
-		if n := len(a.ports); n <= len(a.few) {
-			a.few = [len(a.few)]portFrontend{}
-			copy(a.few[:], a.ports)
-			a.ports = a.few[:n:n]
-		}
-		s.addrs = s.addrs.InsertPersist(p, &a)
+		s.addrs = s.addrs.InsertPersist(p, a)
 	}
 	return s
 }
 
 // withRange returns Services in which p is, or is no longer, for cluster IPs.
 func (s Services) withRange(p netip.Prefix, yes bool) Services {
-	return s.edit(p.Masked(), func(a *address) { a.cluster = yes })
+	return s.edit(p.Masked(), func(a *address) { a.reserved = yes })
 }
 
 // withNode returns Services in which node ports are, or are not, served at an
@@ -162,47 +156,69 @@ func (s Services) with(at spot, f *Frontend) Services {
 		s.nodePorts[i] = s.nodePorts[i].with(at.key, f)
 		return s
 	}
+	addr := packet.AddrFrom(at.addr)
+	old := s.fronts.get(&addr, at.key)
+	if old == f {
+		return s
+	}
+	s.fronts = s.fronts.with(addr, at.key, f)
 	return s.edit(netip.PrefixFrom(at.addr, at.addr.BitLen()), func(a *address) {
-		a.ports = a.ports.with(at.key, f)
-		// A cluster IP goes nowhere else, whatever other frontend it has, too.
-		a.cluster = slices.ContainsFunc(a.ports, func(p portFrontend) bool { return p.Kind == ClusterIP })
+		a.count(old, -1)
+		a.count(f, +1)
 	})
 }
 
-// Warm loads what Lookup and Choose will need for the packets of a batch that
-// have no flow yet, step by step for all of them at once: where there are many
-// services, each step of each packet waits for memory. ps is no longer than a
-// batch. The result only has to be used for something.
-func (s *Services) Warm(ps []packet.Packet, flows []*Flow) (touched uint64) {
-	if s.addrs == nil {
-		return 0
+// count adds n times a frontend, which may be nil.
+func (a *address) count(f *Frontend, n int32) {
+	if f == nil {
+		return
 	}
-	var addrs [packet.BatchSize]*address
+	a.fronts += n
+	if f.Kind == ClusterIP {
+		a.clusterIPs += n
+	}
+}
+
+// Prefetch begins to load what Lookup and Choose will need for the packets of a
+// batch that have no flow yet, and conns for the tuples of the answers: step by
+// step for all of them at once, as where there are many services, each step of
+// each packet waits for memory. ps is no longer than a batch.
+func (s *Services) Prefetch(ps []packet.Packet, flows []*Flow, conns *Table) {
+	if s.fronts.root == nil {
+		return
+	}
+	var ends [packet.BatchSize]*[]slot
 	var fronts [packet.BatchSize]*Frontend
 	for i := range ps {
-		if flows[i] == nil && ps[i].Class == packet.Flow {
-			addrs[i], _ = s.addrs.Lookup(ps[i].Tuple.Dst.Netip())
+		if t := &ps[i].Tuple; flows[i] == nil && ps[i].Class == packet.Flow {
+			ends[i] = s.fronts.end(&t.Dst, portKey(t.Proto, t.DstPort))
+			prefetch(uintptr(unsafe.Pointer(ends[i])))
 		}
 	}
-	for _, a := range addrs[:len(ps)] {
-		if a != nil && a.cluster {
-			touched++
+	for _, end := range ends[:len(ps)] {
+		if end != nil {
+			prefetch(uintptr(unsafe.Pointer(unsafe.SliceData(*end))))
 		}
 	}
-	for i, a := range addrs[:len(ps)] {
-		if a != nil {
-			fronts[i] = a.ports.get(portKey(ps[i].Tuple.Proto, ps[i].Tuple.DstPort))
-		}
-	}
-	for _, f := range fronts[:len(ps)] {
-		if f != nil {
-			touched += uint64(f.Kind)
+	for i, end := range ends[:len(ps)] {
+		if end != nil {
+			t := &ps[i].Tuple
+			fronts[i] = among(*end, &t.Dst, portKey(t.Proto, t.DstPort))
+			prefetch(uintptr(unsafe.Pointer(fronts[i])))
 		}
 	}
 	for i, f := range fronts[:len(ps)] {
 		if f != nil && len(f.Service.Cluster) > 0 {
-			touched += uint64(f.Service.ID) + uint64(draw(f.Service.Cluster, ps[i].Hash).ID)
+			prefetch(uintptr(unsafe.Pointer(draw(f.Service.Cluster, ps[i].Hash))))
 		}
 	}
-	return touched
+	for i, f := range fronts[:len(ps)] {
+		if f != nil && len(f.Service.Cluster) > 0 {
+			b := draw(f.Service.Cluster, ps[i].Hash)
+			to := ps[i].Tuple.Flow()
+			to.Dst, to.DstPort = b.Addr, b.Port
+			to = to.Reverse()
+			conns.Prefetch(&to)
+		}
+	}
 }

@@ -116,6 +116,13 @@ func (t *Table) Warm(id ID) uint64 {
 	return e.packets[0].Load() + uint64(e.seen[1].Load()) // the first and the last of it: two cache lines
 }
 
+// Prefetch begins to load what Lookup and Begin will need for a tuple, without
+// waiting for it.
+func (t *Table) Prefetch(tuple *packet.Tuple) {
+	h := tuple.Hash(t.seed)
+	t.shard(uint32(h)).x.prefetch(h)
+}
+
 // expects reports whether a plain packet of the direction may change the
 // connection.
 func (w word) expects(dir Dir) bool {

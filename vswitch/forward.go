@@ -76,16 +76,18 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 // has more than one. Their waits overlap.
 func (w *worker) warm() {
 	misses := 0
-	for _, f := range w.flows[:len(w.in.Packets)] {
+	for i, f := range w.flows[:len(w.in.Packets)] {
 		switch {
 		case f == nil:
 			misses++
+			came := w.in.Packets[i].Tuple.Flow()
+			w.conns.Prefetch(&came)
 		case f.LastSeen != w.seconds:
 			w.touched += w.conns.Warm(f.Conn)
 		}
 	}
 	if misses > 1 {
-		w.touched += w.tables.Services.Warm(w.in.Packets, w.flows[:])
+		w.tables.Services.Prefetch(w.in.Packets, w.flows[:], w.conns)
 	}
 }
 
