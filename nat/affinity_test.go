@@ -28,7 +28,7 @@ func client(n int) *packet.Tuple {
 func at(i, n int) uint64 {
 	from := make([]Backend, n)
 	for hash := uint64(0); ; hash++ {
-		if draw(from, hash) == &from[i] {
+		if Draw(from, hash) == &from[i] {
 			return hash
 		}
 	}

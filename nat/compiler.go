@@ -156,9 +156,7 @@ func familiesOf(svc *cluster.Service) []cluster.IPFamily {
 
 // port compiles one port of a service in one family.
 func (c *Compiler) port(svc *cluster.Service, sp *cluster.ServicePort, fam cluster.IPFamily, list []*cluster.EndpointSlice, into *compiled, local map[netip.Addr]bool) {
-	room := new(served)
-	s := &room.service
-	s.Name, s.Affinity = svc.Key().String(), uint32(svc.Affinity/time.Second)
+	s := &Service{Name: svc.Key().String(), Affinity: uint32(svc.Affinity / time.Second), sources: prefixesOf(svc.SourceRanges, fam)}
 	if sp.Name != "" {
 		s.Name += ":" + sp.Name
 	}
@@ -175,37 +173,30 @@ func (c *Compiler) port(svc *cluster.Service, sp *cluster.ServicePort, fam clust
 	if svc.Annotations[AnnotationBalance] == "maglev" {
 		s.maglev = newMaglev(s.Cluster)
 	}
-	s.sources = prefixesOf(svc.SourceRanges, fam)
-	add := func(addr netip.Addr, port uint16, f Frontend) {
+	add := func(addr netip.Addr, port uint16, kind FrontendKind, local bool) {
 		at := spot{addr, portKey(sp.Protocol, port)}
 		// An address may be given twice, as external IP and by the load balancer.
 		if addr.IsValid() && cluster.FamilyOf(addr) == fam && port != 0 && !slices.Contains(into.spots, at) {
-			front := &room.front
-			if front.Service != nil {
-				front = new(Frontend)
-			}
-			f.Service = s
-			*front = f
 			into.spots = append(into.spots, at)
-			c.claim(at, claim{front, svc.Created, svc.Key()})
+			c.claim(at, claim{frontendOf(s, kind, local), svc.Created, svc.Key()})
 		}
 	}
 	for _, a := range svc.ClusterIPs {
-		add(a, sp.Port, Frontend{Kind: ClusterIP, Local: svc.InternalLocal})
+		add(a, sp.Port, ClusterIP, svc.InternalLocal)
 	}
 	for _, in := range svc.Ingress { // before external IPs, which nobody is kept from
 		if !in.Proxy {
-			add(in.IP, sp.Port, Frontend{Kind: LoadBalancer, Local: svc.ExternalLocal})
+			add(in.IP, sp.Port, LoadBalancer, svc.ExternalLocal)
 		}
 	}
 	for _, a := range svc.ExternalIPs {
-		add(a, sp.Port, Frontend{Kind: ExternalIP, Local: svc.ExternalLocal})
+		add(a, sp.Port, ExternalIP, svc.ExternalLocal)
 	}
 	any := netip.IPv4Unspecified()
 	if fam == cluster.IPv6 {
 		any = netip.IPv6Unspecified()
 	}
-	add(any, sp.NodePort, Frontend{Kind: NodePort, Local: svc.ExternalLocal})
+	add(any, sp.NodePort, NodePort, svc.ExternalLocal)
 }
 
 // claim asks for a spot, instead of what its owner had there. If two services

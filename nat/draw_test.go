@@ -18,7 +18,7 @@ func TestDrawSpreads(t *testing.T) {
 		var got [4]int
 		for port := range uint16(200) {
 			tuple := packet.Tuple{Src: packet.Addr{15: 2}, Dst: packet.Addr{15: 3}, SrcPort: 1000 + port, DstPort: 80, Proto: packet.ProtoTCP}
-			got[draw(from, tuple.Hash(seed)).ID]++
+			got[Draw(from, tuple.Hash(seed)).ID]++
 		}
 		for i, n := range got {
 			if n < 12 || n > 95 { // 50 ± 6 standard deviations and some

@@ -3,93 +3,114 @@ package nat
 import (
 	"encoding/binary"
 	"math/bits"
-	"slices"
 
 	"vswitch/vswitch/packet"
 )
 
-// fanout is the number of branches of a node of frontends.
-const fanout = 128
+// pages is the number of pages of frontends.
+const pages = 256
 
-// frontends finds the frontend at an address, protocol and port: a tree of two
-// levels over the hash of all three, with a few slots at the end of a path. So
-// of ten thousand services, one is found with one cache line for each of the
-// three, none of which needs much computing to be found. It never changes; with
-// returns another one, that shares all other paths.
-type frontends struct{ root *[fanout]*branch }
+// frontends finds the frontend at an address, protocol and port, by the hash of
+// all three: it chooses a page, and in it a slot. With ten thousand services, that
+// is one cache line that is not at hand. It never changes; with returns another
+// one, that shares all pages but one.
+type frontends struct{ root *[pages]page }
 
-type branch [fanout][]slot
+// page is a hash table with linear probing, at most half full. The number of
+// slots is a power of two.
+type page []slot
 
-// slot is a frontend and where it is.
+// slot is a frontend and its address. Without a service, it is free. It has the
+// size of a cache line and leaves its end alone, as Go's memory of this kind
+// begins a word behind the beginning of one.
 type slot struct {
 	addr packet.Addr
-	key  uint32
-	*Frontend
+	Frontend
+	_ [16]byte
 }
 
-// path returns the branches that lead to an address and key. Both are chosen by
-// whoever runs the cluster, so nobody need be kept from finding some that meet.
-func path(addr *packet.Addr, key uint32) (first, second uint32) {
+func (s *slot) free() bool { return s.Service == nil }
+
+func (s *slot) is(addr *packet.Addr, key uint32) bool { return s.key == key && s.addr == *addr }
+
+// hashOf returns what finds the slot of an address and key. Who runs the cluster
+// has chosen them, and need not be kept from finding some that meet.
+func hashOf(addr *packet.Addr, key uint32) uint32 {
 	hi := binary.NativeEndian.Uint64(addr[:8])
 	lo := binary.NativeEndian.Uint64(addr[8:])
 	a, b := bits.Mul64(hi^0xa0761d6478bd642f, lo^0xe7037ed1a0b428db)
 	a, b = bits.Mul64(a^b^0x8ebc6af09c88c6e3, uint64(key)^0x589965cc75374cc3)
-	h := uint32((a ^ b) >> 32)
-	return h % fanout, h / fanout % fanout
+	return uint32((a ^ b) >> 32)
 }
 
-// end returns the slots at the end of the path to an address and key, or nil.
-func (fs *frontends) end(addr *packet.Addr, key uint32) *[]slot {
-	first, second := path(addr, key)
-	if fs.root == nil || fs.root[first] == nil {
+// page returns the page that a hash chooses.
+func (fs *frontends) page(hash uint32) page {
+	if fs.root == nil {
 		return nil
 	}
-	return &fs.root[first][second]
+	return fs.root[hash%pages]
 }
 
-// among returns the frontend among slots, or nil.
-func among(slots []slot, addr *packet.Addr, key uint32) *Frontend {
-	for i := range slots {
-		if s := &slots[i]; s.key == key && s.addr == *addr {
-			return s.Frontend
+// home returns the number of the slot that a hash chooses, of a page that has some.
+func (p page) home(hash uint32) uint32 { return hash / pages & uint32(len(p)-1) }
+
+// get returns the frontend at an address and key with that hash, or nil.
+func (p page) get(addr *packet.Addr, key, hash uint32) *Frontend {
+	if len(p) == 0 {
+		return nil
+	}
+	for i := p.home(hash); ; i = (i + 1) & uint32(len(p)-1) {
+		if s := &p[i]; s.free() {
+			return nil
+		} else if s.is(addr, key) {
+			return &s.Frontend
 		}
 	}
-	return nil
 }
 
 func (fs *frontends) get(addr *packet.Addr, key uint32) *Frontend {
-	if end := fs.end(addr, key); end != nil {
-		return among(*end, addr, key)
-	}
-	return nil
+	hash := hashOf(addr, key)
+	return fs.page(hash).get(addr, key, hash)
 }
 
 // with returns frontends of which f, if not nil, is the one at an address and key.
 func (fs frontends) with(addr packet.Addr, key uint32, f *Frontend) frontends {
-	first, second := path(&addr, key)
-	var root [fanout]*branch
+	var root [pages]page
 	if fs.root != nil {
 		root = *fs.root
 	}
-	var b branch
-	if root[first] != nil {
-		b = *root[first]
-	}
-	var slots []slot
-	for _, s := range b[second] {
-		if s.key != key || s.addr != addr {
-			slots = append(slots, s)
+	p := &root[hashOf(&addr, key)%pages]
+	var keep []slot
+	for _, s := range *p {
+		if !s.free() && !s.is(&addr, key) {
+			keep = append(keep, s)
 		}
 	}
 	if f != nil {
-		slots = append(slots, slot{addr, key, f})
+		s := slot{addr: addr, Frontend: *f}
+		s.key = key
+		keep = append(keep, s)
 	}
-	b[second], root[first] = slots, &b
-	if slots == nil && !slices.ContainsFunc(b[:], func(s []slot) bool { return s != nil }) {
-		root[first] = nil
+	*p = nil
+	if len(keep) > 0 {
+		*p = make(page, 2<<bits.Len(uint(len(keep)-1)))
 	}
-	if root == ([fanout]*branch{}) {
-		return frontends{}
+	for _, s := range keep {
+		p.put(s)
 	}
-	return frontends{&root}
+	for _, p := range root {
+		if p != nil {
+			return frontends{&root}
+		}
+	}
+	return frontends{}
+}
+
+// put gives a slot a place that is free.
+func (p page) put(s slot) {
+	i := p.home(hashOf(&s.addr, s.key))
+	for !p[i].free() {
+		i = (i + 1) & uint32(len(p)-1)
+	}
+	p[i] = s
 }

@@ -3,6 +3,7 @@ package nat
 import (
 	"net/netip"
 	"slices"
+	"unsafe"
 
 	"vswitch/vswitch/packet"
 )
@@ -29,8 +30,7 @@ func (b Backend) compare(c Backend) int {
 }
 
 // Service is one port of a service in one family, as one node sees it. It is
-// immutable once it is in Services. What a new flow needs comes first, in one
-// cache line.
+// immutable once it is in Services.
 type Service struct {
 	// Cluster are the backends to choose from where policy is Cluster, in order of
 	// address and port.
@@ -52,14 +52,6 @@ type Service struct {
 	why, whyLocal Choice
 	// Name is "shop/web:http", without the port's name "shop/web".
 	Name string
-}
-
-// served is a service beside its first frontend, so that one cache line leads
-// from the frontend to the backends: of ten thousand services, few are in a cache.
-type served struct {
-	front   Frontend
-	service Service
-	_       [16]byte // to 192 bytes, which memory is aligned for
 }
 
 // Fate is what became of a backend that a connection was given.
@@ -115,14 +107,31 @@ func (k FrontendKind) String() string {
 }
 
 // Frontend is an address and port, or a port of the nodes, at which a service
-// is reached. It is immutable once it is in Services.
+// is reached. It is immutable once it is in Services. What a new flow needs of
+// the service is here, too: of ten thousand services, few are in a cache.
 type Frontend struct {
-	Service *Service
-	Kind    FrontendKind
+	key uint32 // protocol and port where it is
+	// ID is the service's.
+	ID   uint32
+	Kind FrontendKind
 	// Local: the policy that goes with the kind (internalTrafficPolicy for
 	// cluster IPs, else externalTrafficPolicy) is Local.
 	Local bool
+	// Random: any backend will do (Draw). Else Service.Choose or an affinity say.
+	Random   bool
+	backends uint32   // how many are in Service.Cluster
+	first    *Backend // of them
+	Service  *Service
 }
+
+// frontendOf returns a frontend of a service, which is complete.
+func frontendOf(s *Service, kind FrontendKind, local bool) *Frontend {
+	return &Frontend{Service: s, ID: s.ID, Kind: kind, Local: local, Random: s.Affinity == 0 && s.maglev == nil,
+		backends: uint32(len(s.Cluster)), first: unsafe.SliceData(s.Cluster)}
+}
+
+// cluster is Service.Cluster, without a look at the service.
+func (f *Frontend) cluster() []Backend { return unsafe.Slice(f.first, f.backends) }
 
 // Origin is who sends to a service.
 type Origin uint8
@@ -160,14 +169,14 @@ func (f *Frontend) Backends(from Origin, client *packet.Addr) ([]Backend, Refusa
 	if f.Kind == LoadBalancer && f.Service.sources != nil && !f.admits(client) {
 		return nil, NotInRange
 	}
-	list := f.Service.Cluster
+	list := f.cluster()
 	if f.local(from) {
 		list = f.Service.Local
 	}
 	switch {
 	case len(list) > 0:
 		return list, Accepted
-	case len(f.Service.Cluster) > 0:
+	case f.backends > 0:
 		return nil, NoLocalEndpoints
 	}
 	return nil, NoEndpoints
@@ -239,13 +248,13 @@ func (s *Service) Choose(from []Backend, t *packet.Tuple, hash uint64) *Backend 
 			return b
 		}
 	}
-	return draw(from, hash)
+	return Draw(from, hash)
 }
 
-// draw takes one of the backends. With some seeds, the hashes of neighboring
-// ports lie close together or in regular distances; they are mixed as in
-// SplitMix64, or some backends would be given nobody.
-func draw(from []Backend, hash uint64) *Backend {
+// Draw takes one of the backends by any seeded hash of the packet's tuple. With
+// some seeds, the hashes of neighboring ports lie close together or in regular
+// distances; they are mixed as in SplitMix64, or some backends would be given nobody.
+func Draw(from []Backend, hash uint64) *Backend {
 	hash = (hash ^ hash>>30) * 0xbf58476d1ce4e5b9
 	hash = (hash ^ hash>>27) * 0x94d049bb133111eb
 	return &from[(hash>>32)*uint64(len(from))>>32]

@@ -158,7 +158,7 @@ func (s Services) with(at spot, f *Frontend) Services {
 	}
 	addr := packet.AddrFrom(at.addr)
 	old := s.fronts.get(&addr, at.key)
-	if old == f {
+	if old == nil && f == nil {
 		return s
 	}
 	s.fronts = s.fronts.with(addr, at.key, f)
@@ -187,34 +187,37 @@ func (s *Services) Prefetch(ps []packet.Packet, flows []*Flow, conns *Table) {
 	if s.fronts.root == nil {
 		return
 	}
-	var ends [packet.BatchSize]*[]slot
+	var hashes [packet.BatchSize]uint32
 	var fronts [packet.BatchSize]*Frontend
 	for i := range ps {
 		if t := &ps[i].Tuple; flows[i] == nil && ps[i].Class == packet.Flow {
-			ends[i] = s.fronts.end(&t.Dst, portKey(t.Proto, t.DstPort))
-			prefetch(uintptr(unsafe.Pointer(ends[i])))
+			hash := hashOf(&t.Dst, portKey(t.Proto, t.DstPort))
+			if p := s.fronts.page(hash); len(p) > 0 {
+				prefetch(uintptr(unsafe.Pointer(&p[p.home(hash)])))
+			}
+			hashes[i] = hash
 		}
 	}
-	for _, end := range ends[:len(ps)] {
-		if end != nil {
-			prefetch(uintptr(unsafe.Pointer(unsafe.SliceData(*end))))
-		}
-	}
-	for i, end := range ends[:len(ps)] {
-		if end != nil {
-			t := &ps[i].Tuple
-			fronts[i] = among(*end, &t.Dst, portKey(t.Proto, t.DstPort))
-			prefetch(uintptr(unsafe.Pointer(fronts[i])))
+	for i := range ps {
+		if t := &ps[i].Tuple; flows[i] == nil && ps[i].Class == packet.Flow {
+			f := s.fronts.page(hashes[i]).get(&t.Dst, portKey(t.Proto, t.DstPort), hashes[i])
+			if f == nil || f.backends == 0 {
+				continue
+			}
+			fronts[i] = f
+			b := uintptr(unsafe.Pointer(Draw(f.cluster(), ps[i].Hash)))
+			prefetch(b)
+			if end := b + unsafe.Sizeof(Backend{}) - 1; end/64 != b/64 {
+				prefetch(end)
+			}
+			if !f.Random {
+				prefetch(uintptr(unsafe.Pointer(f.Service)))
+			}
 		}
 	}
 	for i, f := range fronts[:len(ps)] {
-		if f != nil && len(f.Service.Cluster) > 0 {
-			prefetch(uintptr(unsafe.Pointer(draw(f.Service.Cluster, ps[i].Hash))))
-		}
-	}
-	for i, f := range fronts[:len(ps)] {
-		if f != nil && len(f.Service.Cluster) > 0 {
-			b := draw(f.Service.Cluster, ps[i].Hash)
+		if f != nil {
+			b := Draw(f.cluster(), ps[i].Hash)
 			to := ps[i].Tuple.Flow()
 			to.Dst, to.DstPort = b.Addr, b.Port
 			to = to.Reverse()

@@ -25,21 +25,22 @@ const (
 	benchNew = 1 << 20
 )
 
-// target is an address and port of a service, as they stand in a packet with a
-// gap of two bytes for the sender's port between them.
-type target uint64
-
-func newTarget(ip [4]byte, port uint16) target {
-	return target(binary.BigEndian.Uint32(ip[:]))<<32 | target(port)
-}
+// targets are n addresses and ports of services, the first one and the distance
+// between two, as they stand in a packet with a gap of two bytes for the sender's
+// port between them. They are computed: a table of them would take memory from
+// what is measured.
+type targets struct{ first, step, n uint64 }
 
 // benchServices compiles n services of ten endpoints each on another node, and
 // returns where they are reached. One that is alone has many ports.
-func benchServices(n int) (nat.Services, []target) {
+func benchServices(n int) (nat.Services, targets) {
 	ports := (benchTargets + n - 1) / n
+	to := targets{first: 10<<56 | 96<<48 | 80, step: 1 << 32, n: uint64(n)}
+	if n == 1 {
+		to.step, to.n = 1, uint64(ports)
+	}
 	c := nat.NewCompiler(nat.Self{Name: "node1"})
 	c.SetRanges([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")})
-	var targets []target
 	for i := range n {
 		ip := [4]byte{10, 96, byte(i >> 8), byte(i)}
 		svc := &cluster.Service{Meta: cluster.Meta{Namespace: "bench", Name: fmt.Sprint("s", i)},
@@ -49,7 +50,6 @@ func benchServices(n int) (nat.Services, []target) {
 			name := fmt.Sprint("p", k)
 			svc.Ports = append(svc.Ports, cluster.ServicePort{Name: name, Protocol: packet.ProtoUDP, Port: uint16(80 + k)})
 			slice.Ports = append(slice.Ports, cluster.EndpointPort{Name: name, Protocol: packet.ProtoUDP, Port: uint16(8000 + k)})
-			targets = append(targets, newTarget(ip, uint16(80+k)))
 		}
 		for e := range benchEndpoints {
 			var a [4]byte
@@ -58,32 +58,28 @@ func benchServices(n int) (nat.Services, []target) {
 		}
 		c.Set(svc, []*cluster.EndpointSlice{slice})
 	}
-	return c.Services(), targets
+	return c.Services(), to
 }
 
 // serve makes a pipeline's source send to services, instead of to a pod.
-func (s *source) serve(w *worker, services nat.Services, targets []target) {
+func (s *source) serve(w *worker, services nat.Services, to targets) {
 	t := *w.sw.Tables()
 	t.Services = services
 	hop := t.Routes.Lookup(new(addr(remote)))
 	t.Routes = t.Routes.Insert(netip.MustParsePrefix("10.128.0.0/9"),
 		&fib.Hop{Kind: fib.Peer, Port: hop.Port, Peer: 1, MTU: 1450, MAC: macPeer, Name: "node2"})
 	w.sw.Publish(&t)
-	s.targets = targets
+	s.targets = to
 }
 
 // put makes frame f a packet of a flow to a service: one of 65536 ports of the
-// sender, to one of the targets, all combinations before any comes again.
+// sender, to one of the targets.
 func (s *source) put(f *[64]byte, flow uint32) {
 	port := flow & 0xffff
-	// Steps of 151 through 10000 services meet none twice within benchTargets.
-	n, i := uint32(len(s.targets)), flow>>16*151+port*7919
-	if n&(n-1) == 0 {
-		i &= n - 1
-	} else {
-		i %= n
-	}
-	binary.BigEndian.PutUint64(f[30:], uint64(s.targets[i])|uint64(port)<<16)
+	// Multiples of the golden ratio: up to 16 of a port are for 16 targets, and so
+	// of a million flows none comes twice.
+	i := uint64((flow>>16)*0x9e3779b1+port*0x85ebca6b) * s.targets.n >> 32
+	binary.BigEndian.PutUint64(f[30:], s.targets.first+i*s.targets.step|uint64(port)<<16)
 }
 
 // BenchmarkKnownFlowDNAT: as BenchmarkKnownFlow, to a service. Destination
@@ -92,8 +88,8 @@ func BenchmarkKnownFlowDNAT(b *testing.B) {
 	for _, flows := range []int{1, 100_000, 1_000_000} {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
 			w, a, src := pipeline(b, flows)
-			services, targets := benchServices(1)
-			src.serve(w, services, targets)
+			services, to := benchServices(1)
+			src.serve(w, services, to)
 			pump(w, a, src, 4*flows)
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -113,9 +109,9 @@ func BenchmarkKnownFlowDNAT(b *testing.B) {
 func BenchmarkFirstPacketService(b *testing.B) {
 	const turn = benchNew / 4
 	var worlds [2]nat.Services
-	var targets [2][]target
+	var to [2]targets
 	for i, n := range [2]int{1, 10_000} {
-		worlds[i], targets[i] = benchServices(n)
+		worlds[i], to[i] = benchServices(n)
 	}
 	var all [2]time.Duration
 	var ratios []float64
@@ -128,7 +124,7 @@ func BenchmarkFirstPacketService(b *testing.B) {
 		var srcs [2]*source
 		for i := range worlds {
 			ws[i], as[i], srcs[i] = pipeline(b, benchNew)
-			srcs[i].serve(ws[i], worlds[i], targets[i])
+			srcs[i].serve(ws[i], worlds[i], to[i])
 			srcs[i].fresh = true
 		}
 		b.StartTimer()
@@ -166,8 +162,8 @@ func BenchmarkFirstPacketService(b *testing.B) {
 func TestServiceNoAllocations(t *testing.T) {
 	for _, n := range []int{1, 1000} {
 		w, a, src := pipeline(t, benchNew)
-		services, targets := benchServices(n)
-		src.serve(w, services, targets)
+		services, to := benchServices(n)
+		src.serve(w, services, to)
 		src.flows = 100
 		pump(w, a, src, 1000)
 		if got := testing.AllocsPerRun(100, func() { pump(w, a, src, 64) }); got != 0 {

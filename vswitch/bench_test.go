@@ -22,7 +22,7 @@ type source struct {
 	made  uint32
 	left  int
 	// targets are services to send to; none: flows differ by their ports only.
-	targets []target
+	targets targets
 	// fresh: no flow comes again.
 	fresh bool
 }
@@ -42,7 +42,7 @@ func (s *source) Read(b *packet.Batch, limit int) (int, error) {
 			s.made++
 			flow = s.made * 0x9e3779b1 & (s.flows - 1)
 		}
-		if s.targets != nil {
+		if s.targets.n > 0 {
 			s.put(f, flow)
 		} else {
 			binary.BigEndian.PutUint32(f[34:], flow<<16|(flow>>16+1))

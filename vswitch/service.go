@@ -82,9 +82,9 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	if !begins {
 		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
 	}
-	b := d.choose(s, backends, w)
+	b := d.choose(front, backends, w)
 	d.chose(front, w.origin, backends, b)
-	w.mapping.Service, w.mapping.Backend = s.ID, b.ID
+	w.mapping.Service, w.mapping.Backend = front.ID, b.ID
 	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) ||
 		d.tables.MasqueradeAll && front.Kind == nat.ClusterIP && w.origin != nat.FromIngress
 	if w.origin == nat.FromPod && w.info.Kind != PortPod {
@@ -107,9 +107,11 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	return Forwarded
 }
 
-func (d *decider) choose(s *nat.Service, from []nat.Backend, w *passage) *nat.Backend {
-	hash := w.p.Hash
+func (d *decider) choose(front *nat.Frontend, from []nat.Backend, w *passage) *nat.Backend {
+	s, hash := front.Service, w.p.Hash
 	switch {
+	case front.Random:
+		return nat.Draw(from, hash)
 	case s.Affinity == 0:
 		return s.Choose(from, &w.came, hash)
 	case d.rec != nil:
