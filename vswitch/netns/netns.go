@@ -12,6 +12,7 @@ package netns
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 )
 
 // Link is the wanted state of a pod's interface.
@@ -64,6 +65,11 @@ type Diversion struct {
 	To []Destination
 	// Keep leaves what was diverted before diverted, besides To.
 	Keep bool
+}
+
+// Equal reports whether both are the same, in the same order.
+func (d *Diversion) Equal(o *Diversion) bool {
+	return d.Dev == o.Dev && d.Keep == o.Keep && slices.Equal(d.Gateways, o.Gateways) && slices.Equal(d.To, o.To)
 }
 
 // Destination is a range of ports at an address of the namespace's own.
