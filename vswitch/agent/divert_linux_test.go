@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -204,18 +205,29 @@ func TestOwnServices(t *testing.T) {
 	still(open("[fd00:10:29::1]:81", "node", 40000), "node")
 	diverted(6)
 
-	// The process is killed, and comes back: nothing was there for the kernel to
-	// refuse, and what is no longer wanted goes.
+	// The process is killed, and comes back, at first not knowing the services:
+	// nothing is there for the kernel to refuse meanwhile. What is no longer
+	// wanted goes.
 	g.enforced(web(external))
 	answered("pod", four, six)
 	through := open(four, "pod", 0)
 	g.node.stop(syscall.SIGKILL)
-	diverted(4)
+	g.stopFeed()
 	g.node = startNode(t, g.ns, g.cfg)
+	eventually(t, time.Minute, func() error {
+		s, err := g.node.Status(context.Background())
+		if err == nil && s.NodePort == nil {
+			err = errors.New("the node port is not attached again")
+		}
+		return err
+	})
+	diverted(4)
 	still(through, "pod")
-	answered("pod", four, six)
+	g.stopFeed = g.feed(t, g.store)
 	g.node.ready(0)
 	diverted(4)
+	still(through, "pod")
+	answered("pod", four, six)
 	g.node.stop(syscall.SIGKILL)
 	gone := g.update(func(tx *cluster.Txn) {
 		tx.Delete(cluster.KindService.Ref(cluster.Key{Namespace: "x", Name: "web"}))
