@@ -259,6 +259,42 @@ func TestOwnServices(t *testing.T) {
 	answered("node", four, six, "172.29.0.1:81")
 }
 
+// TestDiversionCost: services that have no address of the node's cost its diversion
+// nothing, however many there are.
+func TestDiversionCost(t *testing.T) {
+	n := &Node{cfg: nodeConfig(t, 1), services: NewServices(ServiceConfig{}, "node1", "")}
+	p := &ownPort{PortStatus: PortStatus{Interface: "eth0", Addresses: addrs("172.29.0.1", "fd00:10:29::1", "192.0.2.1")}}
+	n.pools = []*pool{newPool(n.cfg.PodCIDRs[0]), newPool(n.cfg.PodCIDRs[1])}
+	steps := func() (looked int) {
+		s := n.services.compiler.Services()
+		for _, a := range p.Addresses {
+			for range s.At(a) {
+				looked++
+			}
+		}
+		return looked
+	}
+	cost := testing.AllocsPerRun(10, func() { n.diversion(p) })
+	before := n.diversion(p)
+	for i := range 10000 {
+		a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+		n.services.compiler.Set(&cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: fmt.Sprint(i)}, ClusterIPs: []netip.Addr{a},
+			ExternalIPs: addrs("198.51.100.1"), Ports: []cluster.ServicePort{{Protocol: packet.ProtoTCP, Port: uint16(1000 + i), NodePort: uint16(20000 + i)}}}, nil)
+	}
+	if now := testing.AllocsPerRun(10, func() { n.diversion(p) }); now != cost || steps() != 0 {
+		t.Errorf("%v allocations and %d steps with many services, %v and none without", now, steps(), cost)
+	}
+	if now := n.diversion(p); !now.Equal(&before) {
+		t.Errorf("the diversion became %+v", now)
+	}
+	n.services.compiler.Set(&cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: "own"}, ClusterIPs: addrs("198.18.255.1"),
+		ExternalIPs: addrs("192.0.2.1"), Ports: []cluster.ServicePort{{Protocol: packet.ProtoUDP, Port: 53}}}, nil)
+	want := netns.Destination{Addr: p.Addresses[2], Proto: packet.ProtoUDP, First: 53, Last: 53}
+	if to := n.diversion(p).To; len(to) != len(before.To)+1 || to[len(to)-1] != want {
+		t.Errorf("the diversion became %+v, want %+v more", to, want)
+	}
+}
+
 // TestOwnServicesUnreachable: a node whose namespace cannot be told says so, once,
 // and goes on.
 func TestOwnServicesUnreachable(t *testing.T) {
