@@ -277,9 +277,9 @@ func TestDiversionCost(t *testing.T) {
 	cost := testing.AllocsPerRun(10, func() { n.diversion(p) })
 	before := n.diversion(p)
 	for i := range 10000 {
-		a := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+		a, b := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}), netip.AddrFrom4([4]byte{198, 19, byte(i >> 8), byte(i)})
 		n.services.compiler.Set(&cluster.Service{Meta: cluster.Meta{Namespace: "x", Name: fmt.Sprint(i)}, ClusterIPs: []netip.Addr{a},
-			ExternalIPs: addrs("198.51.100.1"), Ports: []cluster.ServicePort{{Protocol: packet.ProtoTCP, Port: uint16(1000 + i), NodePort: uint16(20000 + i)}}}, nil)
+			ExternalIPs: []netip.Addr{b}, Ports: []cluster.ServicePort{{Protocol: packet.ProtoTCP, Port: 80}}}, nil)
 	}
 	if now := testing.AllocsPerRun(10, func() { n.diversion(p) }); now != cost || steps() != 0 {
 		t.Errorf("%v allocations and %d steps with many services, %v and none without", now, steps(), cost)
