@@ -52,10 +52,11 @@ func (d *decider) service(w *passage) Reason {
 }
 
 // alone reports whether a packet may be of a connection that the node has with
-// itself, and that began beside the switch: what a namespace sends to its own
-// addresses leaves it where a service is, so of an older connection to a server
-// of the node's own there, or of one from that port, one direction comes by. The
-// node's kernel knows. Of datagrams it cannot be told.
+// itself, and of which the switch sees one direction only: what a namespace sends
+// to its own addresses comes by here only where a service is. So does what it says
+// on an older connection to a server of its own there, and what a server of its
+// own answers to a client at a service's port. Its kernel knows, and refuses what
+// is of no connection. Of datagrams it cannot be told.
 func (d *decider) alone(w *passage) bool {
 	if w.info.Kind != PortNode || w.came.Proto != packet.ProtoTCP || w.begins() {
 		return false

@@ -57,7 +57,7 @@ func (n *Node) configureOwn(p *ownPort) error {
 	if err := netns.Do(p.NetNS, func() error { return netns.Configure(link) }); err != nil {
 		return fmt.Errorf("interface %s in %s: %w", p.Interface, p.NetNS, err)
 	}
-	p.diversion = nil // it may have gone with the interface's routes
+	p.diversion = nil // its route may have gone with the interface's
 	n.divertOwn()
 	return nil
 }
