@@ -34,6 +34,9 @@ func describeServices(s *Services) string {
 	var b strings.Builder
 	src := packet.AddrFrom(netip.MustParseAddr("198.51.100.7"))
 	for _, a := range universe.addrs {
+		for proto, port := range s.At(a) {
+			fmt.Fprint(&b, a, " serves ", proto, " ", port, "\n")
+		}
 		for _, port := range universe.ports {
 			for _, proto := range universe.protos {
 				for _, ingress := range []bool{false, true} {
@@ -185,6 +188,45 @@ func firstDifference(got, want string) string {
 		}
 	}
 	return ""
+}
+
+// TestAt: what is served at an address is found by it, whatever kind of address
+// it is, and node ports are not among it.
+func TestAt(t *testing.T) {
+	node, other := universe.addrs[7], universe.addrs[5]
+	c := NewCompiler(Self{Name: "n1"})
+	c.SetNodes([]netip.Addr{node}, nil)
+	at := func(want string) {
+		t.Helper()
+		s := c.Services()
+		var got []string
+		for proto, port := range s.At(node) {
+			got = append(got, fmt.Sprint(proto, ":", port))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("served at %s: %v, want %s", node, got, want)
+		}
+	}
+	at("")
+	a := &cluster.Service{
+		Meta: cluster.Meta{Namespace: "x", Name: "a"}, ClusterIPs: universe.addrs[:1], ExternalIPs: []netip.Addr{node, other},
+		Ports: []cluster.ServicePort{{Name: "a", Protocol: 17, Port: 53, NodePort: 30053}, {Name: "b", Protocol: 6, Port: 80, NodePort: 30080}},
+	}
+	c.Set(a, nil)
+	at("6:80 17:53")
+	b := &cluster.Service{
+		Meta: cluster.Meta{Namespace: "x", Name: "b"}, ClusterIPs: universe.addrs[1:2], Ingress: []cluster.LBIngress{{IP: node}, {IP: other, Proxy: true}},
+		Ports: []cluster.ServicePort{{Protocol: 132, Port: 5060}},
+	}
+	c.Set(b, nil)
+	at("6:80 17:53 132:5060")
+	b.Ingress[0].Proxy = true
+	c.Set(b, nil)
+	a.Ports = a.Ports[1:]
+	c.Set(a, nil)
+	at("6:80")
+	c.Delete(a.Key())
+	at("")
 }
 
 // TestHealthCheck: terminating endpoints do not count, and an endpoint with

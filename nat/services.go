@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"unsafe"
@@ -107,6 +108,26 @@ func (s *Services) Lookup(t *packet.Tuple, ingress bool) (*Frontend, Match) {
 		return nil, Unallocated
 	}
 	return nil, NoService
+}
+
+// At yields protocol and port of everything that is served at an address, but
+// for node ports, in order. Its cost is that of what it yields, however many
+// services there are.
+func (s *Services) At(a netip.Addr) iter.Seq2[uint8, uint16] {
+	return func(yield func(uint8, uint16) bool) {
+		if s.addrs == nil {
+			return
+		}
+		known, ok := s.addrs.Get(netip.PrefixFrom(a, a.BitLen()))
+		if !ok {
+			return
+		}
+		for _, p := range known.ports {
+			if !yield(uint8(p.key>>16), uint16(p.key)) {
+				return
+			}
+		}
+	}
 }
 
 // edit returns Services in which change has been made to what is known of p.

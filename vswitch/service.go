@@ -43,8 +43,31 @@ func (d *decider) service(w *passage) Reason {
 	case nat.Unallocated:
 		return d.drop(UnallocatedService, "service", "no service has {addr}", "", &w.came.Dst)
 	}
+	if d.alone(w) {
+		d.did("service", "{name} knows no such connection; the node may have it with itself", front.Service.Name, nil)
+		return Forwarded
+	}
 	w.service = true
 	return d.balance(w, front)
+}
+
+// alone reports whether a packet may be of a connection that the node has with
+// itself, and of which the switch sees one direction only: what a namespace sends
+// to its own addresses comes by here only where a service is. So does what it says
+// on an older connection to a server of its own there, and what a server of its
+// own answers to a client at a service's port. Its kernel knows, and refuses what
+// is of no connection. Of datagrams it cannot be told.
+func (d *decider) alone(w *passage) bool {
+	if w.info.Kind != PortNode || w.came.Proto != packet.ProtoTCP || w.begins() {
+		return false
+	}
+	hop := d.tables.Routes.Lookup(&w.came.Dst)
+	return hop != nil && hop.Kind == fib.Host
+}
+
+// begins reports whether the packet may be the first one of a connection.
+func (w *passage) begins() bool {
+	return w.came.Proto != packet.ProtoTCP || w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn
 }
 
 // maybeService reports whether a packet might be for a service that the node
@@ -62,7 +85,7 @@ func (d *decider) maybeService(t *packet.Tuple) bool {
 // balance chooses the backend.
 func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	s := front.Service
-	begins := w.came.Proto != packet.ProtoTCP || w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn
+	begins := w.begins()
 	if !begins && w.origin == nat.FromIngress { // the other node has checked all else
 		return d.drop(NoConnection, "service", "{name} knows no such connection", s.Name, nil)
 	}

@@ -412,3 +412,56 @@ func TestServiceOfTheNodeItself(t *testing.T) {
 		t.Errorf("the answer is %s", got)
 	}
 }
+
+// TestNodeAlone: what the node may be saying to itself on a connection that began
+// beside the switch goes back to it, though a service is at the address and port.
+// What begins, and what others say, is the service's.
+func TestNodeAlone(t *testing.T) {
+	macN := [6]byte{0x0a, 0x58, 172, 29, 0, 1}
+	node := func(t *testing.T, l4 gopacket.SerializableLayer) []byte {
+		return build(t, macGW, macN, nodeIP, nodeIP, l4, 0)
+	}
+	for _, tt := range []struct {
+		name, from string
+		frame      func(t *testing.T) []byte
+		to         string // port
+		reset      bool
+	}{
+		{"a beginning", "node", func(t *testing.T) []byte { return node(t, tcpPorts(1000, 80, "syn")) }, "b", false},
+		{"a datagram", "node", func(t *testing.T) []byte { return node(t, udpPorts(1000, 80)) }, "b", false},
+		{"the middle", "node", func(t *testing.T) []byte { return node(t, tcpPorts(1000, 80, "ack")) }, "node", false},
+		{"an answer", "node", func(t *testing.T) []byte { return node(t, tcpPorts(8080, 80, "syn", "ack")) }, "node", false},
+		{"a refusal", "node", func(t *testing.T) []byte { return node(t, tcpPorts(8080, 80, "rst", "ack")) }, "node", false},
+		{"at a port of no service", "node", func(t *testing.T) []byte { return node(t, tcpPorts(1000, 81, "syn")) }, "node", false},
+		{"the middle, of a pod", "a", func(t *testing.T) []byte {
+			return build(t, macGW, macA, podA, nodeIP, tcpPorts(1000, 80, "ack"), 0)
+		}, "a", true},
+		{"the middle, at a cluster IP", "node", func(t *testing.T) []byte {
+			return build(t, macGW, macN, nodeIP, vip, tcpPorts(1000, 80, "ack"), 0)
+		}, "node", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRig(t)
+			r.attach("node", PortNode, macN, nodeIP)
+			r.tables.Routes = r.tables.Routes.Insert(prefix(nodeIP+"/32"), &fib.Hop{Kind: fib.Host, Port: r.ids["node"], MTU: 1450, MAC: macN, Name: "node1"})
+			svc := &cluster.Service{
+				Meta: cluster.Meta{Namespace: "x", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr(vip)}, ExternalIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
+				Ports: []cluster.ServicePort{{Name: "t", Protocol: packet.ProtoTCP, Port: 80}, {Name: "u", Protocol: packet.ProtoUDP, Port: 80}},
+			}
+			r.compile(svc, &cluster.EndpointSlice{Family: cluster.IPv4,
+				Ports:     []cluster.EndpointPort{{Name: "t", Protocol: packet.ProtoTCP, Port: 8080}, {Name: "u", Protocol: packet.ProtoUDP, Port: 8080}},
+				Endpoints: []cluster.Endpoint{{Addresses: []netip.Addr{netip.MustParseAddr(podB)}, Ready: true, Serving: true}}})
+			sent := tt.frame(t)
+			for range 2 { // the second time by the flow, where there is one
+				r.send(tt.from, sent)
+				got := decode(t, r.only(tt.to).frame).TransportLayer()
+				if l, ok := got.(*layers.TCP); tt.reset != (ok && l.RST && l.DstPort == 1000) {
+					t.Errorf("reset %v, want %v: %+v", !tt.reset, tt.reset, got)
+				}
+				if want := decode(t, sent).TransportLayer(); tt.to == "node" && !tt.reset && !bytes.Equal(got.LayerContents(), want.LayerContents()) {
+					t.Errorf("%+v came back as %+v", want, got)
+				}
+			}
+		})
+	}
+}

@@ -78,12 +78,13 @@ func (n *Node) mixed(o *gossip.Node) string {
 // tendEvery is how often the node repairs what it needs of the system.
 const tendEvery = 10 * time.Second
 
-// tend repairs what others may have taken from the link: a kernel drops routes
-// with the interface that they leave by.
+// tend repairs what others may have taken from the link, as a kernel drops routes
+// with the interface that they leave by, and tries again what could not be had.
 func (n *Node) tend() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.link.follow(n.ranges(), n.peers)
+	n.divertOwn()
 }
 
 // tunnel is the VXLAN overlay as a link.

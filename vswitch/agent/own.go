@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"vswitch/vswitch"
+	"vswitch/vswitch/netns"
 	"vswitch/vswitch/packet"
 	"vswitch/vswitch/port"
 )
@@ -25,6 +26,10 @@ type ownPort struct {
 	port port.Port
 	id   uint16
 	mac  [6]byte
+	// diversion is the one in force; nil: unknown. undiverted says why it could
+	// not be had.
+	diversion  *netns.Diversion
+	undiverted string
 }
 
 func (p *ownPort) compiled() OwnPort {
@@ -129,7 +134,7 @@ func (n *Node) unplugOwn() {
 	n.sw.Detach(p.id)
 	p.port.Close()
 	if err := releaseOwn(p); err != nil {
-		n.log.Warn("what the node sends to its own node ports is lost", "netns", p.NetNS, "err", err)
+		n.log.Warn("what the node sends to services at its own addresses is lost", "netns", p.NetNS, "err", err)
 	}
 	for _, a := range p.Addresses {
 		n.conns.DeleteByAddr(packet.AddrFrom(a))

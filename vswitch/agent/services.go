@@ -268,6 +268,7 @@ func (n *Node) refresh(heard bool) (changed bool) {
 			n.compiler.SetPolicies(n.policies)
 		}
 		n.health.tend()
+		n.divertOwn()
 	}
 	return changed
 }

@@ -43,6 +43,9 @@ func (n *Node) Status() Status {
 	case n.deaf:
 		s.Problems = append(s.Problems, "nothing has been heard yet of services and policies from "+n.cfg.Control)
 	}
+	if n.own != nil && n.own.undiverted != "" {
+		s.Problems = append(s.Problems, n.own.undiverted)
+	}
 	for _, name := range slices.Sorted(maps.Keys(n.refused)) {
 		s.Problems = append(s.Problems, fmt.Sprintf("node %s cannot be a peer: %s", name, n.refused[name]))
 	}

@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 
 	"vswitch/vswitch/netns"
@@ -47,7 +45,7 @@ func (n *Node) configure(p *attachedPod) error {
 
 // configureOwn gives the node port's interface the node's addresses, none of
 // them with a network around it, and a way to all others by the gateway. What
-// the node says to its own node ports goes that way, too: services are there.
+// the node says to services at its own addresses goes that way, too.
 func (n *Node) configureOwn(p *ownPort) error {
 	link := netns.Link{Name: p.Interface, MAC: p.mac, MTU: p.MTU, Gateways: n.gatewaysFor(p.Addresses), TxQueueLen: 2000}
 	if p.MTU <= 1500 {
@@ -56,33 +54,10 @@ func (n *Node) configureOwn(p *ownPort) error {
 	for _, a := range p.Addresses {
 		link.Addrs = append(link.Addrs, host(a))
 	}
-	ports := n.cfg.Services.NodePorts
-	diversion := netns.Diversion{}
-	if ports.Last > 0 {
-		diversion = netns.Diversion{Dev: p.Interface, Gateways: link.Gateways,
-			Addrs: n.cfg.Services.nodePortAddresses(p.Addresses), First: ports.First, Last: ports.Last}
-	}
-	err := netns.Do(p.NetNS, func() error {
-		if err := netns.Configure(link); err != nil {
-			return err
-		}
-		if err := netns.Divert(diversion); err != nil {
-			n.log.Warn("the node does not reach its own node ports", "netns", p.NetNS, "err", err)
-		}
-		return nil
-	})
-	if err != nil {
+	if err := netns.Do(p.NetNS, func() error { return netns.Configure(link) }); err != nil {
 		return fmt.Errorf("interface %s in %s: %w", p.Interface, p.NetNS, err)
 	}
+	p.diversion = nil // its route may have gone with the interface's
+	n.divertOwn()
 	return nil
-}
-
-// releaseOwn leaves the node's own packets to the kernel of its namespace, which
-// may be gone.
-func releaseOwn(p *ownPort) error {
-	err := netns.Do(p.NetNS, func() error { return netns.Divert(netns.Diversion{}) })
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }

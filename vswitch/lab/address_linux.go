@@ -34,6 +34,11 @@ func (u *underlay) close() { u.claim.Close() }
 // are taken if they are free there; someone who listens on all addresses may
 // have them, and then other ports serve as well.
 func takeUnderlay(random *rand.Rand) (*underlay, error) {
+	return takeUnderlayAt(random, vxlanPort, gossipPort)
+}
+
+// takeUnderlayAt is takeUnderlay with the ports that are wanted.
+func takeUnderlayAt(random *rand.Rand, wantVXLAN, wantGossip uint16) (*underlay, error) {
 	var last error
 	for range 64 {
 		// 127.0/16 and 127.1/16 are where people put things by hand.
@@ -43,8 +48,8 @@ func takeUnderlay(random *rand.Rand) (*underlay, error) {
 			last = err
 			continue
 		}
-		vxlan, err1 := freePort(addr, vxlanPort, "udp")
-		gossip, err2 := freePort(addr, gossipPort, "udp", "tcp")
+		vxlan, err1 := freePort(addr, wantVXLAN, "udp")
+		gossip, err2 := freePort(addr, wantGossip, "udp", "tcp")
 		if err1 == nil && err2 == nil {
 			return &underlay{netip.AddrPortFrom(addr, vxlan), netip.AddrPortFrom(addr, gossip), claim}, nil
 		}

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -123,22 +122,29 @@ func TestUnderlay(t *testing.T) {
 	if a.vxlan.Addr() == b.vxlan.Addr() {
 		t.Errorf("two clusters have %s", a.vxlan.Addr())
 	}
-	// Somebody has the port on all addresses.
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4zero, Port: vxlanPort})
+	// Somebody has the ports on all addresses; not the well-known ones, which
+	// another program of this machine may have on some.
+	u, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4zero})
 	if err != nil {
-		t.Skipf("port %d is taken on this machine: %v", vxlanPort, err)
+		t.Fatal(err)
 	}
-	defer c.Close()
-	d, err := takeUnderlay(random)
+	defer u.Close()
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	vxlan, gossip := u.LocalAddr().(*net.UDPAddr).AddrPort().Port(), l.Addr().(*net.TCPAddr).AddrPort().Port()
+	d, err := takeUnderlayAt(random, vxlan, gossip)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.close()
-	if d.vxlan.Port() == vxlanPort {
-		t.Errorf("port %d is taken twice", vxlanPort)
+	if d.vxlan.Port() == vxlan || d.gossip.Port() == gossip {
+		t.Errorf("underlay %v, gossip %v: ports %d and %d are taken twice", d.vxlan, d.gossip, vxlan, gossip)
 	}
-	if err := probePort(netip.AddrPortFrom(d.vxlan.Addr(), d.vxlan.Port()), "udp"); err != nil {
-		t.Errorf("the port it chose is not free: %v", err)
+	if err := errors.Join(probePort(d.vxlan, "udp"), probePort(d.gossip, "udp", "tcp")); err != nil {
+		t.Errorf("a port that it chose is not free: %v", err)
 	}
 }
 

@@ -19,32 +19,53 @@ const (
 	divertTable = 3080
 )
 
-// divertProtos are the protocols that have ports.
-var divertProtos = [...]int{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP}
+// lastDiverted is the last port that can be diverted: for 65535 no rule can be
+// (fib_rule_port_range_valid in the kernel).
+const lastDiverted = 65534
 
 // Divert makes d the diversion of the namespace of the calling thread; the zero
-// one ends it. What is as wanted already is not touched. Addresses of a family
-// without a gateway, or for which the link cannot be told to take packets from
-// the namespace's own addresses as /proc/sys is read-only, stay local, and so
-// does port 65535, for which no rule can be (fib_rule_port_range_valid).
+// one ends it. What is as wanted already is not touched, and what is no longer
+// wanted goes when what is wanted is there. Addresses of a family without a
+// gateway, or for which the link cannot be told to take packets from the
+// namespace's own addresses as /proc/sys is read-only, stay local, and so does
+// port 65535. An error tells of the first destination that is not as wanted;
+// the others are, as far as they can be.
 func Divert(d Diversion) error {
-	if d.Last = min(d.Last, 65534); d.First > d.Last || d.First == 0 {
-		d = Diversion{}
-	}
+	to := ranges(d.To)
+	var first error
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		if err := divert(d, family); err != nil {
-			return fmt.Errorf("divert ports %d-%d of the namespace's own addresses to %q: %w", d.First, d.Last, d.Dev, err)
+		if err := divert(d, to, family); err != nil && first == nil {
+			first = fmt.Errorf("divert what is for the namespace's own addresses to %q: %w", d.Dev, err)
 		}
 	}
-	return nil
+	return first
 }
 
-func divert(d Diversion, family int) error {
+// ranges returns the destinations that can be diverted, in order, each port in
+// one range only, and neighboring ones in one.
+func ranges(to []Destination) (out []Destination) {
+	for _, d := range slices.SortedFunc(slices.Values(to), Destination.compare) {
+		d.First, d.Last = max(d.First, 1), min(d.Last, lastDiverted)
+		if d.First > d.Last {
+			continue
+		}
+		if n := len(out) - 1; n >= 0 && out[n].Addr == d.Addr && out[n].Proto == d.Proto && d.First <= out[n].Last+1 {
+			out[n].Last = max(out[n].Last, d.Last)
+			continue
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func divert(d Diversion, to []Destination, family int) error {
 	is4 := family == netlink.FAMILY_V4
-	other := func(a netip.Addr) bool { return a.Is4() != is4 }
-	addrs := slices.DeleteFunc(slices.Clone(d.Addrs), other)
-	gateways := slices.DeleteFunc(slices.Clone(d.Gateways), other)
-	if is4 && len(addrs) > 0 {
+	to = slices.DeleteFunc(slices.Clone(to), func(t Destination) bool { return t.Addr.Is4() != is4 })
+	gateway := slices.IndexFunc(d.Gateways, func(a netip.Addr) bool { return a.Is4() == is4 })
+	if gateway < 0 {
+		to = nil
+	}
+	if is4 && len(to) > 0 {
 		// The answers come in from where the packets went, and from an address
 		// that is the namespace's own (fib_validate_source in the kernel). IPv6
 		// does not look at that.
@@ -53,18 +74,15 @@ func divert(d Diversion, family int) error {
 			return err
 		}
 		if readSysctl(name) != "1" {
-			addrs = nil
+			to = nil
 		}
 	}
-	if len(gateways) == 0 {
-		addrs = nil
-	}
-	if len(addrs) > 0 {
-		if err := routeDiverted(d.Dev, gateways[0]); err != nil {
+	if len(to) > 0 {
+		if err := routeDiverted(d.Dev, d.Gateways[gateway]); err != nil {
 			return err
 		}
 	}
-	return syncDiverted(d, family, addrs)
+	return syncDiverted(family, to, d.Keep)
 }
 
 // routeDiverted makes the gateway the way of all that is diverted.
@@ -79,20 +97,12 @@ func routeDiverted(dev string, gateway netip.Addr) error {
 	})
 }
 
-// diverted is what is particular to a rule.
-type diverted struct {
-	dst         netip.Prefix
-	proto       int
-	first, last uint16
-}
-
-// syncDiverted makes the rules of a family those that divert addrs.
-func syncDiverted(d Diversion, family int, addrs []netip.Addr) error {
-	missing := map[diverted]bool{}
-	for _, a := range addrs {
-		for _, proto := range divertProtos {
-			missing[diverted{netip.PrefixFrom(a, a.BitLen()), proto, d.First, d.Last}] = true
-		}
+// syncDiverted makes the rules of a family those that divert what is to a
+// destination. With keep, the others stay.
+func syncDiverted(family int, to []Destination, keep bool) error {
+	missing := map[Destination]bool{}
+	for _, t := range to {
+		missing[t] = true
 	}
 	if len(missing) > 0 {
 		if err := moveLocal(family); err != nil {
@@ -106,26 +116,47 @@ func syncDiverted(d Diversion, family int, addrs []netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	stale := have[:0]
 	for _, r := range have {
-		var is diverted
-		if r.Table == divertTable && r.Dst != nil && r.Dport != nil {
-			is = diverted{prefixFromIPNet(r.Dst), r.IPProto, r.Dport.Start, r.Dport.End}
-		}
-		if missing[is] {
+		if is := destinationOf(&r); missing[is] {
 			delete(missing, is)
-		} else if err := netlink.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove rule: %w", err)
+		} else if !keep && r.Table == divertTable {
+			stale = append(stale, r)
 		}
 	}
-	for m := range missing {
-		r := netlink.NewRule()
-		r.Family, r.Priority, r.Table, r.IifName = family, divertPref, divertTable, "lo"
-		r.Dst, r.IPProto, r.Dport = ipNet(m.dst), m.proto, netlink.NewRulePortRange(m.first, m.last)
-		if err := netlink.RuleAdd(r); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add rule to %s: %w", m.dst, err)
+	// A rule that takes the place of others is there before they go: what they
+	// divert belongs to connections that the namespace knows nothing of.
+	for _, t := range to {
+		if !missing[t] {
+			continue
+		}
+		if e := netlink.RuleAdd(t.rule(family)); e != nil && !errors.Is(e, unix.EEXIST) && err == nil {
+			err = fmt.Errorf("add rule to ports %d-%d of %s: %w", t.First, t.Last, t.Addr, e)
 		}
 	}
-	return nil
+	for _, r := range stale {
+		if e := netlink.RuleDel(&r); e != nil && !errors.Is(e, unix.ENOENT) && err == nil {
+			err = fmt.Errorf("remove rule %v: %w", r, e)
+		}
+	}
+	return err
+}
+
+// rule is the kernel's for the destination.
+func (d Destination) rule(family int) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Priority, r.Table, r.IifName = family, divertPref, divertTable, "lo"
+	r.Dst, r.IPProto = ipNet(netip.PrefixFrom(d.Addr, d.Addr.BitLen())), int(d.Proto)
+	r.Dport = netlink.NewRulePortRange(d.First, d.Last)
+	return r
+}
+
+// destinationOf returns what a rule diverts, the zero one if it is another rule.
+func destinationOf(r *netlink.Rule) (d Destination) {
+	if r.Table == divertTable && r.Dst != nil && r.Dport != nil {
+		d = Destination{prefixFromIPNet(r.Dst).Addr(), uint8(r.IPProto), r.Dport.Start, r.Dport.End}
+	}
+	return d
 }
 
 // moveLocal moves the rule of the local table behind those of a diversion. At no

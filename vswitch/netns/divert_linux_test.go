@@ -54,11 +54,31 @@ func TestDivert(t *testing.T) {
 		}
 		return netns.Configure(link)
 	})
-	d := netns.Diversion{Dev: "net0", Gateways: link.Gateways, First: 30000, Last: 30009,
-		Addrs: []netip.Addr{link.Addrs[0].Addr(), link.Addrs[1].Addr()}}
-	only4, other := d, d
-	only4.Gateways = d.Gateways[:1]
-	other.First, other.Last = 40000, 40000
+	// to lists ADDRESS PROTOCOL FIRST LAST, of both addresses and all protocols if *.
+	to := func(lines ...string) (list []netns.Destination) {
+		for _, line := range lines {
+			var addr, proto string
+			var d netns.Destination
+			if _, err := fmt.Sscan(line, &addr, &proto, &d.First, &d.Last); err != nil {
+				t.Fatal(line, err)
+			}
+			for _, p := range link.Addrs {
+				for number, name := range map[uint8]string{6: "tcp", 17: "udp", 132: "sctp"} {
+					d.Addr, d.Proto = p.Addr(), number
+					if (addr == "*" || addr == d.Addr.String()) && (proto == "*" || proto == name) {
+						list = append(list, d)
+					}
+				}
+			}
+		}
+		return list
+	}
+	divert := func(lines ...string) netns.Diversion {
+		return netns.Diversion{Dev: "net0", Gateways: link.Gateways, To: to(lines...)}
+	}
+	d := divert("* * 30000 30009")
+	only4, keep := d, divert("192.0.2.1 tcp 80 80")
+	only4.Gateways, keep.Keep = d.Gateways[:1], true
 	for _, step := range []struct {
 		name    string
 		d       netns.Diversion
@@ -72,7 +92,7 @@ func TestDivert(t *testing.T) {
 			"2 local", "2 local",
 		}, []string{"192.0.2.1:30000", "192.0.2.1:30009", "[2001:db8::1]:30009"},
 			[]string{"192.0.2.1:29999", "192.0.2.1:30010", "[2001:db8::1]:29999", "127.0.0.1:30000", "[::1]:30000"}},
-		{"other ports", other, []string{
+		{"other ports", divert("* * 40000 40000"), []string{
 			"1 lo 192.0.2.1/32 132 40000-40000", "1 lo 192.0.2.1/32 17 40000-40000", "1 lo 192.0.2.1/32 6 40000-40000",
 			"1 lo 2001:db8::1/128 132 40000-40000", "1 lo 2001:db8::1/128 17 40000-40000", "1 lo 2001:db8::1/128 6 40000-40000",
 			"2 local", "2 local",
@@ -81,10 +101,24 @@ func TestDivert(t *testing.T) {
 			"1 lo 192.0.2.1/32 132 30000-30009", "1 lo 192.0.2.1/32 17 30000-30009", "1 lo 192.0.2.1/32 6 30000-30009",
 			"2 local", "2 local",
 		}, []string{"192.0.2.1:30000"}, []string{"[2001:db8::1]:30000"}},
-		{"up to the last port", netns.Diversion{Dev: "net0", Gateways: d.Gateways, Addrs: d.Addrs[:1], First: 50000, Last: 65535}, []string{
+		{"up to the last port", divert("192.0.2.1 * 50000 65535", "2001:db8::1 tcp 65535 65535"), []string{
 			"1 lo 192.0.2.1/32 132 50000-65534", "1 lo 192.0.2.1/32 17 50000-65534", "1 lo 192.0.2.1/32 6 50000-65534",
 			"2 local", "2 local",
 		}, []string{"192.0.2.1:65534"}, []string{"192.0.2.1:65535"}},
+		{"of services", divert("192.0.2.1 tcp 80 80", "2001:db8::1 udp 53 53", "2001:db8::1 tcp 443 443", "192.0.2.1 tcp 30000 30009"), []string{
+			"1 lo 192.0.2.1/32 6 30000-30009", "1 lo 192.0.2.1/32 6 80-80",
+			"1 lo 2001:db8::1/128 17 53-53", "1 lo 2001:db8::1/128 6 443-443",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:80", "192.0.2.1:30009", "[2001:db8::1]:443"},
+			[]string{"192.0.2.1:53", "192.0.2.1:79", "192.0.2.1:81", "192.0.2.1:443", "[2001:db8::1]:53", "[2001:db8::1]:80", "127.0.0.1:80"}},
+		{"ranges that meet", divert("192.0.2.1 tcp 80 80", "192.0.2.1 tcp 82 90", "192.0.2.1 tcp 81 85", "192.0.2.1 udp 91 91", "192.0.2.1 tcp 80 80", "192.0.2.1 tcp 92 92"), []string{
+			"1 lo 192.0.2.1/32 17 91-91", "1 lo 192.0.2.1/32 6 80-90", "1 lo 192.0.2.1/32 6 92-92",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:80", "192.0.2.1:90", "192.0.2.1:92"}, []string{"192.0.2.1:79", "192.0.2.1:91", "192.0.2.1:93", "[2001:db8::1]:80"}},
+		{"what was before is kept", keep, []string{
+			"1 lo 192.0.2.1/32 17 91-91", "1 lo 192.0.2.1/32 6 80-80", "1 lo 192.0.2.1/32 6 80-90", "1 lo 192.0.2.1/32 6 92-92",
+			"2 local", "2 local",
+		}, []string{"192.0.2.1:80", "192.0.2.1:92"}, []string{"192.0.2.1:79"}},
 		{"none", netns.Diversion{}, []string{"2 local", "2 local"}, nil, []string{"192.0.2.1:30000", "[2001:db8::1]:30000"}},
 	} {
 		t.Run(step.name, func(t *testing.T) {

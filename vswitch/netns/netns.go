@@ -9,7 +9,11 @@
 // errors.ErrUnsupported.
 package netns
 
-import "net/netip"
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
 
 // Link is the wanted state of a pod's interface.
 type Link struct {
@@ -57,11 +61,29 @@ type Diversion struct {
 	Dev string
 	// Gateways are the next hops, at most one a family.
 	Gateways []netip.Addr
-	// Addrs are the addresses.
-	Addrs []netip.Addr
-	// First and Last are the range of destination ports of TCP, UDP and SCTP,
-	// both included. To other ports, all is as it was.
+	// To is what leaves. To all else, all is as it was.
+	To []Destination
+	// Keep leaves what was diverted before diverted, besides To.
+	Keep bool
+}
+
+// Equal reports whether both are the same, in the same order.
+func (d *Diversion) Equal(o *Diversion) bool {
+	return d.Dev == o.Dev && d.Keep == o.Keep && slices.Equal(d.Gateways, o.Gateways) && slices.Equal(d.To, o.To)
+}
+
+// Destination is a range of ports at an address of the namespace's own.
+type Destination struct {
+	Addr netip.Addr
+	// Proto is the number of a protocol that has ports: TCP, UDP or SCTP.
+	Proto uint8
+	// First and Last are the range of ports, both included.
 	First, Last uint16
+}
+
+// compare orders destinations by address, protocol and first port.
+func (d Destination) compare(o Destination) int {
+	return cmp.Or(d.Addr.Compare(o.Addr), cmp.Compare(d.Proto, o.Proto), cmp.Compare(d.First, o.First))
 }
 
 func (r Route) String() string {
