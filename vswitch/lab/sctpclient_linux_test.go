@@ -2,7 +2,6 @@ package lab
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vswitch/vswitch/lab/sctp"
 )
 
 // rawClient asks by raw sockets, from one local address: with SCTP, which the
@@ -200,7 +201,7 @@ func (c *rawClient) echo(a *ask, id uint16) error {
 
 // associate makes an SCTP association, says something, and returns the answer; it
 // then aborts the association (RFC 9260 sections 5.1 and 9.1).
-func (c *rawClient) associate(a *ask, port uint16, out *testReply) error {
+func (c *rawClient) associate(a *ask, port uint16) (answer []byte, err error) {
 	in := c.wait(port)
 	const ours, tsn = 0x5eed0001, 77
 	var theirs uint32
@@ -211,7 +212,7 @@ func (c *rawClient) associate(a *ask, port uint16, out *testReply) error {
 		p := sctpPacket(port, a.To.Port(), tag, chunks)
 		return func() error { return c.sendSCTP(a, p) }
 	}
-	err := c.call(say(0, init), a.To, in, time.Now().Add(a.Limit), func(p []byte) bool {
+	err = c.call(say(0, init), a.To, in, time.Now().Add(a.Limit), func(p []byte) bool {
 		if binary.BigEndian.Uint32(p[4:]) != ours {
 			return false
 		}
@@ -227,12 +228,11 @@ func (c *rawClient) associate(a *ask, port uint16, out *testReply) error {
 		err = unix.ECONNREFUSED
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	echo := append([]byte{10, 0, byte((len(cookie) + 4) >> 8), byte(len(cookie) + 4)}, cookie...)
 	echo = append(echo, make([]byte, -len(echo)&3)...)
 	echo = append(echo, 0, 3, 0, 18, 0, 0, 0, tsn, 0, 0, 0, 0, 0, 0, 0, 0, 'h', 'i', 0, 0)
-	var text []byte
 	// Who has answered once must go on.
 	err = c.call(say(theirs, echo), a.To, in, time.Now().Add(answerLimit), func(p []byte) bool {
 		if binary.BigEndian.Uint32(p[4:]) != ours {
@@ -244,17 +244,93 @@ func (c *rawClient) associate(a *ask, port uint16, out *testReply) error {
 				break
 			}
 			if p[0] == 0 && n > 16 {
-				text = p[16:n]
+				answer = p[16:n]
 			}
 			p = p[min((n+3)&^3, len(p)):]
 		}
-		return text != nil
+		return answer != nil
 	})
 	_ = say(theirs, []byte{6, 0, 0, 4})() // nobody needs it
 	if err != nil {
-		return fmt.Errorf("INIT was answered, a cookie was not: %v", err)
+		return nil, fmt.Errorf("INIT was answered, a cookie was not: %v", err)
 	}
-	return json.Unmarshal(text, out)
+	return answer, nil
+}
+
+// dialSCTP connects by the kernel's SCTP, which is to be used where there is one:
+// it aborts what a raw socket begins.
+func dialSCTP(local, to netip.AddrPort, end time.Time) (net.Conn, error) {
+	family, level, option := unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+	sockaddr := func(a netip.AddrPort) unix.Sockaddr {
+		if a.Addr().Is4() {
+			return &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}
+		}
+		return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
+	}
+	if to.Addr().Is4() {
+		family, level, option = unix.AF_INET, unix.IPPROTO_IP, unix.IP_RECVERR
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_SCTP)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "sctp")
+	defer f.Close()
+	// Without the option, ICMP errors count only after many INITs.
+	if err := errors.Join(unix.SetsockoptInt(fd, level, option, 1), unix.Bind(fd, sockaddr(local))); err != nil {
+		return nil, err
+	}
+	if err := unix.Connect(fd, sockaddr(to)); err != nil && err != unix.EINPROGRESS {
+		return nil, err
+	}
+	for n := 0; n == 0; {
+		left := time.Until(end).Milliseconds()
+		if left <= 0 {
+			return nil, os.ErrDeadlineExceeded
+		}
+		if n, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, int(left)); err != nil && err != unix.EINTR {
+			return nil, err
+		}
+	}
+	if code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err != nil || code != 0 {
+		return nil, errors.Join(err, unix.Errno(code))
+	}
+	return net.FileConn(f)
+}
+
+// testSCTP says something to an SCTP server and prints its answer.
+func testSCTP(local, server string) int {
+	a := &ask{Local: netip.MustParseAddr(local), To: netip.MustParseAddrPort(server), Limit: answerWithin}
+	answer, err := a.sayBySCTP()
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	os.Stdout.Write(answer)
+	return 0
+}
+
+func (a *ask) sayBySCTP() ([]byte, error) {
+	const port = 40000
+	if !sctp.InKernel() {
+		c, err := newRawClient(a.Local)
+		if err != nil {
+			return nil, err
+		}
+		return c.associate(a, port)
+	}
+	c, err := dialSCTP(netip.AddrPortFrom(a.Local, port), a.To, time.Now().Add(a.Limit))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(a.Limit))
+	if _, err := c.Write([]byte("hi")); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, 1500)
+	n, err := c.Read(buf)
+	return buf[:n], err
 }
 
 func sctpPacket(from, to uint16, tag uint32, chunks []byte) []byte {

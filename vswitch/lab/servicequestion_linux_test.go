@@ -301,24 +301,32 @@ func testAsk() int {
 }
 
 // raw reports whether it takes a raw socket.
-func (a *ask) raw() bool { return a.Proto == "sctp" || a.Proto == "icmp" }
+func (a *ask) raw() bool { return a.Proto == "icmp" || a.Proto == "sctp" && !sctp.InKernel() }
 
 func (a *ask) try(raw *rawClient, port uint16, out *attempt) error {
 	end := time.Now().Add(a.Limit)
 	// Known ports, and each used once: what is remembered of another table's
 	// connection must not be taken for this one's, and nobody needs to answer.
 	out.Local = netip.AddrPortFrom(a.Local, port)
-	switch a.Proto {
-	case "sctp":
-		return raw.associate(a, port, &out.testReply)
-	case "icmp":
+	switch {
+	case a.Proto == "sctp" && raw != nil:
+		answer, err := raw.associate(a, port)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(answer, &out.testReply)
+	case a.Proto == "icmp":
 		return raw.echo(a, port)
 	}
 	d := net.Dialer{Deadline: end, LocalAddr: net.TCPAddrFromAddrPort(out.Local)}
 	if a.Proto == "udp" {
 		d.LocalAddr = net.UDPAddrFromAddrPort(out.Local)
 	}
-	c, err := d.Dial(a.Proto, a.To.String())
+	dial := func() (net.Conn, error) { return d.Dial(a.Proto, a.To.String()) }
+	if a.Proto == "sctp" {
+		dial = func() (net.Conn, error) { return dialSCTP(out.Local, a.To, end) }
+	}
+	c, err := dial()
 	if err != nil {
 		return err
 	}
@@ -348,12 +356,10 @@ func testName(name string, addrs ...string) int {
 	if len(addrs) == 0 {
 		addrs = []string{""}
 	}
-	raw, err := sctp.Open()
-	if err != nil {
+	if err := nameBySCTP(name); err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	go sctp.New(namePorts, func(port uint16, peer netip.AddrPort) []byte { return nameAnswer(name, port, peer) }).Serve(raw)
 	for _, a := range addrs {
 		for _, port := range namePorts {
 			if err := answerAs(name, a, port); err != nil {
@@ -374,18 +380,7 @@ func answerAs(name, addr string, port uint16) error {
 		return err
 	}
 	answer := func(peer netip.AddrPort) []byte { return nameAnswer(name, port, peer) }
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				c.Write(answer(c.RemoteAddr().(*net.TCPAddr).AddrPort()))
-			}()
-		}
-	}()
+	go nameToAll(l, name, port)
 	go func() {
 		buf := make([]byte, 1500)
 		for {
@@ -395,6 +390,40 @@ func answerAs(name, addr string, port uint16) error {
 		}
 	}()
 	return nil
+}
+
+// nameBySCTP has testName answer with SCTP, too, at all addresses.
+func nameBySCTP(name string) error {
+	if sctp.InKernel() {
+		for _, port := range namePorts {
+			l, err := sctp.Listen(port)
+			if err != nil {
+				return err
+			}
+			go nameToAll(l, name, port)
+		}
+		return nil
+	}
+	raw, err := sctp.Open()
+	if err != nil {
+		return err
+	}
+	go sctp.New(namePorts, func(port uint16, peer netip.AddrPort) []byte { return nameAnswer(name, port, peer) }).Serve(raw)
+	return nil
+}
+
+// nameToAll answers all who connect to a listener.
+func nameToAll(l net.Listener, name string, port uint16) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			c.Write(nameAnswer(name, port, c.RemoteAddr().(*net.TCPAddr).AddrPort()))
+		}()
+	}
 }
 
 func nameAnswer(name string, port uint16, peer netip.AddrPort) []byte {

@@ -15,8 +15,11 @@ import (
 // InKernel reports whether the kernel has SCTP, which may have it load a module.
 func InKernel() bool {
 	fd, err := socket()
+	if err != nil {
+		return false
+	}
 	unix.Close(fd)
-	return err == nil
+	return true
 }
 
 func socket() (fd int, err error) {
