@@ -40,16 +40,25 @@ const (
 const (
 	flagEnd   = 0x01 // of DATA: the last fragment of a message
 	flagBegin = 0x02 // of DATA: the first one
-	flagT     = 0x01 // of ABORT and SHUTDOWN COMPLETE: the tag is the receiver's own
+	flagT     = 0x01 // of ABORT and SHUTDOWN COMPLETE: the tag is what the receiver has sent
 
 	paramCookie = 7 // State Cookie
+)
 
-	// Lengths in bytes: of the common header, of a chunk's, and of what is fixed of
-	// INIT, DATA and SACK with their headers.
-	headerLen, chunkLen              = 12, 4
-	initLen, dataLen, sackLen        = 20, 16, 16
-	maxPacket                        = 1200 // that the server sends: fits everywhere
-	window                    uint32 = 1 << 16
+// Lengths in bytes: of the common header, of a chunk's, and of what is fixed of
+// INIT, DATA and SACK with their headers.
+const (
+	headerLen, chunkLen       = 12, 4
+	initLen, dataLen, sackLen = 20, 16, 16
+)
+
+const (
+	// maxPacket is how long the server's packets are at most, bytes. They fit
+	// everywhere, as IPv6 fits (RFC 8200 section 5).
+	maxPacket = 1200
+	// window is what clients are told that they may send ahead, bytes. Nothing is
+	// kept of what they send.
+	window = 1 << 16
 )
 
 // maxAssociations bounds how many associations a server knows. Of too many, the
