@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vswitch/vswitch/lab/sctp"
 )
 
 // builtIn is the server that stands for a container without a command, so that
@@ -25,13 +28,16 @@ type builtIn struct {
 	Node string   `json:"node"`
 	TCP  []uint16 `json:"tcp,omitempty"`
 	UDP  []uint16 `json:"udp,omitempty"`
+	SCTP []uint16 `json:"sctp,omitempty"`
+
+	sctp sctp.Conns // nil: SCTP is the kernel's, or not served
 }
 
 // silence is how long a client may say nothing before it is taken for one that
 // waits for the server to speak, like nc.
 const silence = 300 * time.Millisecond
 
-func (s *builtIn) answer(client net.Addr) string {
+func (s *builtIn) answer(client fmt.Stringer) string {
 	return fmt.Sprintf("%s on %s, client %s\n", s.Pod, s.Node, client)
 }
 
@@ -70,13 +76,45 @@ func (s *builtIn) serve(ready func()) error {
 		}
 		go s.serveUDP(conn)
 	}
-	fmt.Printf("built-in server of %s: TCP %v, UDP %v\n", s.Pod, s.TCP, s.UDP)
+	if s.sctp != nil {
+		answer := func(_ uint16, client netip.AddrPort) []byte { return []byte(s.answer(client)) }
+		go sctp.New(s.SCTP, answer).Serve(s.sctp)
+	} else if err := s.listenSCTP(web); err != nil {
+		return fmt.Errorf("built-in server: %w", err)
+	}
+	fmt.Printf("built-in server of %s: TCP %v, UDP %v, SCTP %v\n", s.Pod, s.TCP, s.UDP, s.SCTP)
 	ready()
 	for { // without a port, a select would be taken for a deadlock
 		time.Sleep(time.Hour)
 	}
 }
 
+// openSCTP makes what it takes to serve SCTP on a kernel that has none. Where
+// that is not allowed, the log says so, and all else is served.
+func (s *builtIn) openSCTP() {
+	if len(s.SCTP) == 0 || sctp.InKernel() {
+		return
+	}
+	var err error
+	if s.sctp, err = sctp.Open(); err != nil {
+		fmt.Printf("built-in server of %s: SCTP %v is not served: the kernel has no SCTP, and this container may not have it by a raw socket (%v)\n", s.Pod, s.SCTP, err)
+		s.SCTP = nil
+	}
+}
+
+// listenSCTP serves SCTP by the kernel's own.
+func (s *builtIn) listenSCTP(web *handover) error {
+	for _, port := range s.SCTP {
+		ln, err := sctp.Listen(port)
+		if err != nil {
+			return err
+		}
+		go s.serveTCP(ln, web)
+	}
+	return nil
+}
+
+// serveTCP serves TCP, and the kernel's SCTP, which is used alike.
 func (s *builtIn) serveTCP(ln net.Listener, web *handover) {
 	for {
 		conn, err := ln.Accept()

@@ -337,7 +337,7 @@ func TestMissingCommand(t *testing.T) {
 
 func TestBuiltInServer(t *testing.T) {
 	server := newTestPod("server")
-	server.Containers[0].Ports = []cluster.ContainerPort{{Port: 80, Protocol: packet.ProtoTCP}, {Port: 53, Protocol: packet.ProtoUDP}}
+	server.Containers[0].Ports = []cluster.ContainerPort{{Port: 80, Protocol: packet.ProtoTCP}, {Port: 53, Protocol: packet.ProtoUDP}, {Port: 90, Protocol: packet.ProtoSCTP}}
 	c := start(t, options(server, newTestPod("client", "sleep", "1000")))
 	p := getPod(t, c, "server")
 	if !p.BuiltIn || !p.Ready {
@@ -356,6 +356,40 @@ func TestBuiltInServer(t *testing.T) {
 			}
 			return ""
 		})
+	}
+	if got, code := run(t, c, ExecRequest{Pod: "client", Command: []string{self, "test-sctp", client, p.IPs[0].String() + ":90"}}, ""); got != want+"40000\n" {
+		t.Errorf("SCTP: %q, exit code %d, want %q and a port", got, code, want)
+	}
+}
+
+// TestBuiltInServerOfUser has a server of a user who may have no raw socket.
+// Either it was opened in time, or the log says what is not served.
+func TestBuiltInServerOfUser(t *testing.T) {
+	server := newTestPod("server")
+	uid := int64(1000)
+	server.RunAsUser = &uid
+	server.Containers[0].Ports = []cluster.ContainerPort{{Port: 80, Protocol: packet.ProtoTCP}, {Port: 90, Protocol: packet.ProtoSCTP}}
+	c := start(t, options(server, newTestPod("client", "sleep", "1000")))
+	p := getPod(t, c, "server")
+	if !p.Ready {
+		t.Fatalf("the server is not ready: %s", p.Reason)
+	}
+	log, err := c.Logs(t.Context(), LogRequest{Namespace: "shop", Pod: "server"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	said, err := io.ReadAll(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(said), "SCTP [90] is not served: the kernel has no SCTP") {
+		return
+	}
+	client := getPod(t, c, "client").IPs[0].String()
+	got, code := run(t, c, ExecRequest{Pod: "client", Command: []string{self, "test-sctp", client, p.IPs[0].String() + ":90"}}, "")
+	if want := "shop/server on node1, client " + client + ":40000\n"; got != want {
+		t.Errorf("SCTP: %q, exit code %d, want %q; the server says %s", got, code, want, said)
 	}
 }
 

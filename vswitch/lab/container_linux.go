@@ -218,6 +218,8 @@ func (c *container) processSpec() processSpec {
 				s.BuiltIn.TCP = append(s.BuiltIn.TCP, port.Port)
 			case packet.ProtoUDP:
 				s.BuiltIn.UDP = append(s.BuiltIn.UDP, port.Port)
+			case packet.ProtoSCTP:
+				s.BuiltIn.SCTP = append(s.BuiltIn.SCTP, port.Port)
 			}
 		}
 	}

@@ -72,6 +72,8 @@ func TestMain(m *testing.M) {
 			os.Exit(testName(os.Args[2], os.Args[3:]...))
 		case "test-ask":
 			os.Exit(testAsk())
+		case "test-sctp":
+			os.Exit(testSCTP(os.Args[2], os.Args[3]))
 		case "test-etc":
 			os.Exit(testEtc(os.Args[2], os.Args[3]))
 		}

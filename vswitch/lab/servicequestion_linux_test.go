@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vswitch/vswitch/lab/sctp"
 	"vswitch/vswitch/trace/servicetest"
 )
 
@@ -31,10 +32,7 @@ type question struct {
 
 // leftOut says why a lab cannot ask a row.
 func (q *question) leftOut() string {
-	switch r := q.row; {
-	case r.Proto == "icmp" || r.Proto == "sctp":
-		return r.Proto + " has no sockets here"
-	case strings.HasPrefix(r.From, "lb"):
+	if strings.HasPrefix(q.row.From, "lb") {
 		return "no node has a load balancer's address for its own"
 	}
 	return ""
@@ -57,7 +55,24 @@ func (q *question) ask(i int) ask {
 		a.Limit = answerLimit
 	}
 	a.Port = q.lab.ports(a.Times)
+	if own := q.row.To == q.row.From || q.row.From == "node1" && q.row.To == "extra1"; own && strings.HasPrefix(q.row.From, "node") {
+		a.Via = q.lab.addr("node2", q.row.Source)
+		if q.row.From == "node2" {
+			a.Via = q.lab.addr("node1", q.row.Source)
+		}
+	}
 	return a
+}
+
+// bypassed reports whether the balancer seems to send nothing of the row to its
+// node, which fails the health check: to drop it, or to give it to what still
+// serves.
+func (q *question) bypassed() bool {
+	if !q.checked || len(q.last) > 0 {
+		return false
+	}
+	r := q.row
+	return r.Fate == servicetest.Dropped || r.Fate == servicetest.Delivered && q.rounds >= 3 && len(r.Endpoints) == 1 && !r.HiddenBy(q.lab.masquerade)
 }
 
 // judge compares what came of some sockets with the row. done: all that it says
@@ -147,11 +162,16 @@ func (q *question) hiddenAs(by string) netip.Addr {
 	if node == by {
 		node += "-gateway"
 	}
+	return q.lab.addr(node, r.Source)
+}
+
+// addr is the address of a place, in the family of another.
+func (f *tableLab) addr(place string, like netip.Addr) netip.Addr {
 	family := servicetest.IPv6
-	if r.Source.Is4() {
+	if like.Is4() {
 		family = servicetest.IPv4
 	}
-	a, err := q.lab.places.Addr(node, family)
+	a, err := f.places.Addr(place, family)
 	if err != nil {
 		panic(err) // there is no such table
 	}
@@ -204,6 +224,8 @@ type ask struct {
 	// Once: one datagram is all that a socket sends, for the next one might come in
 	// elsewhere.
 	Once bool `json:"once,omitempty"`
+	// Via, if set, is whose way raw packets take.
+	Via netip.Addr `json:"via"`
 }
 
 // attempt is what came of one socket: who answered, at which port, and whom that
@@ -239,11 +261,22 @@ func testAsk() int {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	attempts := []attempt{}
+	raw := map[netip.Addr]*rawClient{}
+	for _, a := range asks {
+		if a.raw() && raw[a.Local] == nil {
+			c, err := newRawClient(a.Local)
+			if err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			raw[a.Local] = c
+		}
+	}
 	for _, a := range asks {
 		for n := range a.Times {
 			wg.Go(func() {
 				out := attempt{Question: a.Question}
-				err := a.try(a.Port+uint16(n), &out)
+				err := a.try(raw[a.Local], a.Port+uint16(n), &out)
 				switch {
 				case err == nil:
 					out.What = wasAnswered
@@ -267,16 +300,33 @@ func testAsk() int {
 	return 0
 }
 
-func (a *ask) try(port uint16, out *attempt) error {
+// raw reports whether it takes a raw socket.
+func (a *ask) raw() bool { return a.Proto == "icmp" || a.Proto == "sctp" && !sctp.InKernel() }
+
+func (a *ask) try(raw *rawClient, port uint16, out *attempt) error {
 	end := time.Now().Add(a.Limit)
 	// Known ports, and each used once: what is remembered of another table's
 	// connection must not be taken for this one's, and nobody needs to answer.
 	out.Local = netip.AddrPortFrom(a.Local, port)
+	switch {
+	case a.Proto == "sctp" && raw != nil:
+		answer, err := raw.associate(a, port)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(answer, &out.testReply)
+	case a.Proto == "icmp":
+		return raw.echo(a, port)
+	}
 	d := net.Dialer{Deadline: end, LocalAddr: net.TCPAddrFromAddrPort(out.Local)}
 	if a.Proto == "udp" {
 		d.LocalAddr = net.UDPAddrFromAddrPort(out.Local)
 	}
-	c, err := d.Dial(a.Proto, a.To.String())
+	dial := func() (net.Conn, error) { return d.Dial(a.Proto, a.To.String()) }
+	if a.Proto == "sctp" {
+		dial = func() (net.Conn, error) { return dialSCTP(out.Local, a.To, end) }
+	}
+	c, err := dial()
 	if err != nil {
 		return err
 	}
@@ -306,6 +356,10 @@ func testName(name string, addrs ...string) int {
 	if len(addrs) == 0 {
 		addrs = []string{""}
 	}
+	if err := nameBySCTP(name); err != nil {
+		fmt.Println(err)
+		return 1
+	}
 	for _, a := range addrs {
 		for _, port := range namePorts {
 			if err := answerAs(name, a, port); err != nil {
@@ -325,22 +379,8 @@ func answerAs(name, addr string, port uint16) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	answer := func(peer netip.AddrPort) []byte {
-		text, _ := json.Marshal(testReply{name, port, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())}) // it has nothing that cannot be
-		return text
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				c.Write(answer(c.RemoteAddr().(*net.TCPAddr).AddrPort()))
-			}()
-		}
-	}()
+	answer := func(peer netip.AddrPort) []byte { return nameAnswer(name, port, peer) }
+	go nameToAll(l, name, port)
 	go func() {
 		buf := make([]byte, 1500)
 		for {
@@ -350,4 +390,43 @@ func answerAs(name, addr string, port uint16) error {
 		}
 	}()
 	return nil
+}
+
+// nameBySCTP has testName answer with SCTP, too, at all addresses.
+func nameBySCTP(name string) error {
+	if sctp.InKernel() {
+		for _, port := range namePorts {
+			l, err := sctp.Listen(port)
+			if err != nil {
+				return err
+			}
+			go nameToAll(l, name, port)
+		}
+		return nil
+	}
+	raw, err := sctp.Open()
+	if err != nil {
+		return err
+	}
+	go sctp.New(namePorts, func(port uint16, peer netip.AddrPort) []byte { return nameAnswer(name, port, peer) }).Serve(raw)
+	return nil
+}
+
+// nameToAll answers all who connect to a listener.
+func nameToAll(l net.Listener, name string, port uint16) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			c.Write(nameAnswer(name, port, c.RemoteAddr().(*net.TCPAddr).AddrPort()))
+		}()
+	}
+}
+
+func nameAnswer(name string, port uint16, peer netip.AddrPort) []byte {
+	text, _ := json.Marshal(testReply{name, port, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port())}) // it has nothing that cannot be
+	return text
 }

@@ -70,6 +70,9 @@ func becomeContainer(spec processSpec) error {
 		return err
 	}
 	unix.Umask(0o022)
+	if spec.BuiltIn != nil {
+		spec.BuiltIn.openSCTP() // which not every user may
+	}
 	if err := becomeUser(spec.UID, spec.GID); err != nil {
 		return err
 	}
