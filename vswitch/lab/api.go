@@ -14,6 +14,7 @@ import (
 //
 //	GET  /v1/status
 //	GET  /v1/state?after=REVISION     waits until there is a newer one
+//	GET  /v1/events?after=REVISION    control.EventList; waits until there is a newer one
 //	GET  /v1/inforce                  waits until all nodes that are ready go by the State of now
 //	GET  /v1/nodes
 //	GET  /v1/policies?reports=BOOL    []agent.PolicyState, of the nodes that are ready
@@ -42,6 +43,8 @@ type Status struct {
 	Pods    int `json:"pods"`
 	Ready   int `json:"ready"`
 	Failing int `json:"failing"` // those with a Reason
+	// Warnings counts the events that are warnings.
+	Warnings int `json:"warnings"`
 	// Problems are sentences about what is not as it should be, those of nodes,
 	// pods and services included, each with the object's name.
 	Problems []string `json:"problems,omitempty"`

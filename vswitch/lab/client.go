@@ -62,6 +62,17 @@ func (c *Client) Watch(ctx context.Context, after uint64) (s State, err error) {
 	return s, c.call(ctx, "GET", "/v1/state?after="+strconv.FormatUint(after, 10), nil, &s)
 }
 
+// Events returns the events as they are now.
+func (c *Client) Events(ctx context.Context) (l control.EventList, err error) {
+	return l, c.call(ctx, "GET", "/v1/events", nil, &l)
+}
+
+// WatchEvents waits until events are newer than a revision of theirs and returns
+// them.
+func (c *Client) WatchEvents(ctx context.Context, after uint64) (l control.EventList, err error) {
+	return l, c.call(ctx, "GET", "/v1/events?after="+strconv.FormatUint(after, 10), nil, &l)
+}
+
 // Pods returns all pods, by namespace and name.
 func (c *Client) Pods(ctx context.Context) ([]*cluster.Pod, error) {
 	s, err := c.State(ctx)
