@@ -21,12 +21,14 @@ import (
 //	GET  /v1/logs?namespace=&pod=&container=  or  ?node=    and LogOptions in JSON as options=
 //	POST /v1/apply                    applyRequest -> []control.Result
 //	POST /v1/isolate                  cluster.Objects -> []control.Result
-//	POST /v1/delete                   []cluster.Ref -> []control.Result
+//	POST /v1/delete                   []cluster.Ref -> []control.Result, also with an error
 //	POST /v1/nodes/{name}             adds a node
 //	POST /v1/nodes/{name}/{verb}      kill, stop or start
 //	POST /v1/down                     answers when all pods and nodes have ended
 type apiError struct {
 	Message string `json:"error"`
+	// Results are what was done all the same.
+	Results []control.Result `json:"results,omitempty"`
 }
 
 // Status is a cluster as a whole.

@@ -120,7 +120,8 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
-		v = apiError{err.Error()}
+		results, _ := v.([]control.Result)
+		v = apiError{err.Error(), results}
 		w.WriteHeader(statusOf(err))
 	}
 	json.NewEncoder(w).Encode(v)
