@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"slices"
 
 	"vswitch/vswitch/cluster"
 )
@@ -18,6 +19,24 @@ const (
 	eventNoNetwork = "FailedCreatePodSandBox"
 	eventNetwork   = "NetworkNotReady"
 )
+
+// eventProblem is the reason of an event that tells what a node lacks. Kubernetes
+// has no word for it.
+const eventProblem = "NodeProblem"
+
+// warn tells, by events, which problems of a node are not known yet.
+func (n *node) warn(problems, known []string) {
+	for _, p := range problems {
+		if slices.Contains(known, p) {
+			continue
+		}
+		e := cluster.Event{Object: cluster.KindNode.Ref(cluster.Key{Name: n.name}), Node: n.name, Warning: true, Reason: eventProblem, Message: p}
+		if own := n.sup.store.State().Node(n.name); own != nil {
+			e.ObjectUID = own.UID
+		}
+		n.sup.control.Events().Record(e)
+	}
+}
 
 // warn tells, by an event, what is not as it should be with the pod.
 func (p *pod) warn(reason, format string, args ...any) {
