@@ -56,6 +56,11 @@ func (s *said) happened(o cluster.Object, warning bool, reason, message string) 
 	s.events = append(s.events, cluster.Event{Object: cluster.RefOf(o), ObjectUID: o.Metadata().UID, Warning: warning, Reason: reason, Message: message})
 }
 
+// owner notes an event of a replica's Deployment.
+func (s *said) owner(p *cluster.Pod, reason, message string) {
+	s.events = append(s.events, cluster.Event{Object: cluster.KindDeployment.Ref(p.Owner), ObjectUID: p.OwnerUID, Reason: reason, Message: message})
+}
+
 // eventsSince returns what is to be told of the step, which began with before. What
 // changed and changed back meanwhile is not mentioned.
 func (s *step) eventsSince(before *cluster.State) []cluster.Event {
