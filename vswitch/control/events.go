@@ -27,8 +27,9 @@ const (
 )
 
 // Events are what happened to objects of late, for people to read. They are in
-// memory only, and nothing is decided by them. The methods are safe for
-// concurrent use.
+// memory only, and nothing is decided by them. They are beside the State, not in
+// it: else each would wake all who watch it, and be a revision that nodes are
+// waited for. The methods are safe for concurrent use.
 type Events struct {
 	clock func() time.Time // in whole seconds
 
