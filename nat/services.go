@@ -23,11 +23,11 @@ type Services struct {
 
 // address is what is known of an address, or of a range of cluster IPs.
 type address struct {
-	reserved   bool  // a range for services only: what none of them claims goes nowhere
-	node       bool  // of this node: node ports are served there
-	peer       bool  // of another node, that serves node ports there
-	fronts     int32 // how many frontends are there
-	clusterIPs int32 // how many of them make it a cluster IP, which goes nowhere else
+	reserved   bool     // a range for services only: what none of them claims goes nowhere
+	node       bool     // of this node: node ports are served there
+	peer       bool     // of another node, that serves node ports there
+	keys       []uint32 // of the frontends that are there, in order
+	clusterIPs int      // how many of them make it a cluster IP, which goes nowhere else
 }
 
 // ports are frontends in order of their key.
@@ -102,7 +102,7 @@ func (s *Services) Lookup(t *packet.Tuple, ingress bool) (*Frontend, Match) {
 		}
 	}
 	switch {
-	case a.clusterIPs > 0 || a.reserved && a.fronts > 0:
+	case a.clusterIPs > 0 || a.reserved && len(a.keys) > 0:
 		return nil, WrongPort
 	case a.reserved:
 		return nil, Unallocated
@@ -122,8 +122,8 @@ func (s *Services) At(a netip.Addr) iter.Seq2[uint8, uint16] {
 		if !ok {
 			return
 		}
-		for _, p := range known.ports {
-			if !yield(uint8(p.key>>16), uint16(p.key)) {
+		for _, key := range known.keys {
+			if !yield(uint8(key>>16), uint16(key)) {
 				return
 			}
 		}
@@ -137,7 +137,7 @@ func (s Services) edit(p netip.Prefix, change func(*address)) Services {
 		s.addrs = new(bart.Table[address])
 	}
 	a, _ := s.addrs.Get(p)
-	if change(&a); a == (address{}) {
+	if change(&a); !a.reserved && !a.node && !a.peer && len(a.keys) == 0 {
 		s.addrs = s.addrs.DeletePersist(p)
 	} else {
 		s.addrs = s.addrs.InsertPersist(p, a)
@@ -184,20 +184,20 @@ func (s Services) with(at spot, f *Frontend) Services {
 	}
 	s.fronts = s.fronts.with(addr, at.key, f)
 	return s.edit(netip.PrefixFrom(at.addr, at.addr.BitLen()), func(a *address) {
-		a.count(old, -1)
-		a.count(f, +1)
+		i, _ := slices.BinarySearch(a.keys, at.key)
+		switch {
+		case f == nil:
+			a.keys = slices.Concat(a.keys[:i], a.keys[i+1:])
+		case old == nil:
+			a.keys = slices.Concat(a.keys[:i], []uint32{at.key}, a.keys[i:])
+		}
+		if old != nil && old.Kind == ClusterIP {
+			a.clusterIPs--
+		}
+		if f != nil && f.Kind == ClusterIP {
+			a.clusterIPs++
+		}
 	})
-}
-
-// count adds n times a frontend, which may be nil.
-func (a *address) count(f *Frontend, n int32) {
-	if f == nil {
-		return
-	}
-	a.fronts += n
-	if f.Kind == ClusterIP {
-		a.clusterIPs += n
-	}
 }
 
 // Prefetch begins to load what Lookup and Choose will need for the packets of a

@@ -187,6 +187,9 @@ func completeKinds(word string) []string {
 
 // completeNames completes the names of objects of the kind that args begin with.
 func completeNames(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if k, err := findKind(getKinds, args[0]); err == nil && k.events != nil && c.Name() == "get" {
+		return completeEvents(c, args, word)
+	}
 	kind, ok := cluster.ParseKind(args[0])
 	if !ok {
 		return nil, noFiles
@@ -197,6 +200,20 @@ func completeNames(c *cobra.Command, args []string, word string) ([]string, cobr
 		for _, r := range state.Refs() {
 			if r.Kind == kind && (r.Namespace == "" || r.Namespace == namespace) && !slices.Contains(args[1:], r.Name) {
 				names = append(names, r.Name)
+			}
+		}
+		return names
+	})(c, args, word)
+}
+
+// completeEvents completes the names of events.
+func completeEvents(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	namespace, _ := c.Flags().GetString("namespace")
+	return fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
+		l, _ := client.Events(ctx)
+		for _, e := range l.Events {
+			if e.Namespace == namespace && !slices.Contains(args[1:], e.Name) {
+				names = append(names, e.Name)
 			}
 		}
 		return names

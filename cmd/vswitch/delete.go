@@ -17,7 +17,10 @@ func newDelete() *cobra.Command {
 		Use:   "delete (-f FILE|DIR... | KIND NAME...)",
 		Short: "Delete objects of the running cluster",
 		Long: `Deletes what manifests call their objects by kind, namespace and name, or what is named.
-Whatever else is wrong with a manifest does not matter.`,
+Whatever else is wrong with a manifest does not matter. If some objects are not there, the
+others are deleted, and each that was is a line of the output.
+
+Exit codes: 0 all are deleted, 1 it failed, 2 some are not there, or the input is wrong.`,
 		Example: `  vswitch delete -f pods.yaml
   vswitch delete pod web-1 -n shop
   vswitch delete service web -n shop`,
@@ -31,13 +34,11 @@ Whatever else is wrong with a manifest does not matter.`,
 			if err != nil {
 				return err
 			}
-			if err := client.Delete(c.Context(), refs); err != nil {
-				return input(err)
+			results, err := client.DeleteEach(c.Context(), refs)
+			for _, r := range results {
+				fmt.Fprintln(c.OutOrStdout(), r)
 			}
-			for _, r := range refs {
-				fmt.Fprintf(c.OutOrStdout(), "%s/%s deleted\n", r.Kind.Resource(), r.Name)
-			}
-			return nil
+			return input(err)
 		},
 	}
 	c.Flags().StringArrayVarP(&files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")

@@ -14,7 +14,7 @@ import (
 	"vswitch/vswitch/lab"
 )
 
-var getFormats = []string{"table", "wide", "json", "yaml"}
+var getFormats = []string{"table", "wide", "json", "yaml", "name"}
 
 func newGet() *cobra.Command {
 	var g getOptions
@@ -30,6 +30,11 @@ node that 'vswitch node' runs tells what it knows: ` + strings.Join(kindNames(da
 Several kinds, as in services,pods, are a table each, with the kind before the names;
 in JSON and YAML they are one list. Services with -o wide say in WHY what could not be
 done as asked, such as a port that no pod has.
+
+Events are what happened of late, those that were seen last at the end: warnings of what a
+Service could not be given or why a Pod does not run, and what went well. An event that
+happens again is counted (-o wide), and is forgotten after an hour; what is still wrong
+then, the object itself says. Events of nodes are in namespace default.
 
 A flow is a connection as a node sees it: SOURCE and DESTINATION are those of its first
 packet as it came, FROM and TO who they are. Behind a SERVICE, the node sent it on to
@@ -58,6 +63,7 @@ kind, name or node.`,
 		Example: `  vswitch get pods -A -o wide
   vswitch get pods -n shop web-1 -o yaml
   vswitch get services,endpoints -n shop -o yaml
+  vswitch get events -A -w
   vswitch get routes --node node1
   vswitch get flows -n shop -w
   vswitch get policies -A -o wide
@@ -130,7 +136,7 @@ type getOptions struct {
 	matrix      matrixOptions
 	out, errOut io.Writer
 
-	revision uint64 // of the State that was shown last
+	revision uint64 // of the State that was shown last, or of events, if they are
 }
 
 // listing is what there is of a kind.
@@ -164,6 +170,9 @@ func (g *getOptions) check() error {
 		if len(g.names) > 0 && k.table != nil && !k.named {
 			return fmt.Errorf("%s have no names; --node and -n choose some", k.name())
 		}
+		if k.table != nil && g.output == "name" {
+			return fmt.Errorf("%s are no objects that have names; leave -o name out", k.name())
+		}
 		if k.table != nil && len(g.kinds) > 1 && g.values() {
 			return fmt.Errorf("%s are no objects that a list could hold; with -o %s, get them alone", k.name(), g.output)
 		}
@@ -176,7 +185,7 @@ func (g *getOptions) values() bool { return g.output == "json" || g.output == "y
 
 // everywhere reports whether the namespace does not matter.
 func (g *getOptions) everywhere(k *getKind) bool {
-	return g.all || !k.namespaced && (!g.inNamespace || k.objects != nil)
+	return g.all || !k.namespaced && (!g.inNamespace || k.table == nil)
 }
 
 // wanted reports whether a row was asked for.
@@ -266,7 +275,7 @@ func (g *getOptions) listObjects(ctx context.Context, nodes []lab.Node) (lists [
 	var state *lab.State // one for all kinds
 	for _, k := range g.kinds {
 		if k.objects == nil {
-			rows, err := g.tables(ctx, k, nodes)
+			rows, err := g.others(ctx, k, nodes)
 			if err != nil {
 				return nil, err
 			}
@@ -288,6 +297,16 @@ func (g *getOptions) listObjects(ctx context.Context, nodes []lab.Node) (lists [
 		lists = append(lists, listing{k, rows})
 	}
 	return lists, nil
+}
+
+// others lists a kind that is not of the State.
+func (g *getOptions) others(ctx context.Context, k *getKind, nodes []lab.Node) ([]row, error) {
+	if k.events == nil {
+		return g.tables(ctx, k, nodes)
+	}
+	l, err := g.client.Events(ctx)
+	g.revision = l.Revision
+	return k.events(l.Events), err
 }
 
 // state returns the objects of the running cluster, or those of the manifests.

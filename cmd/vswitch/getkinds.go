@@ -17,11 +17,13 @@ type getKind struct {
 	names      string // of the kind, the first one as help lists it
 	namespaced bool
 	header     []string
-	wide       int // columns from here on are for -o wide; 0: there are none
+	wide       int   // columns from here on are for -o wide; 0: there are none
+	onlyWide   []int // columns before that are for -o wide, too
 
-	// One of the two is set.
+	// One of the three is set.
 	objects func(*lab.State, []lab.Node) []row
 	table   func(ctx context.Context, a *agent.Client, node string) ([]row, error)
+	events  func([]*cluster.Event) []row
 	// named: the rows of table have names.
 	named bool
 	// policies: the rows of objects are policies, and manifests will do.
@@ -52,6 +54,7 @@ var getKinds = []getKind{
 	{names: "networkpolicies networkpolicy netpol networkpolicies.networking.k8s.io", namespaced: true, header: netpolHeader, wide: 6, objects: netpolRows, policies: true},
 	{names: "clusternetworkpolicies clusternetworkpolicy cnp clusternetworkpolicies.policy.networking.k8s.io", header: cnpHeader, wide: 7, objects: cnpRows, policies: true},
 	{names: "namespaces namespace ns", header: namespaceHeader, objects: namespaceRows},
+	{names: "events event ev", namespaced: true, header: eventsHeader, wide: 8, onlyWide: []int{5, 6}, events: eventRows},
 	{names: "routes route", header: routeHeader, wide: 6, table: routeRows},
 	{names: "neighbors neighbor neigh", header: neighborHeader, wide: 5, table: neighborRows},
 	{names: "flows flow", header: flowHeader, wide: 10, table: flowRows},

@@ -14,8 +14,11 @@ import (
 
 // print writes all rows at once.
 func (g *getOptions) print(lists []listing) error {
-	if g.values() {
+	switch {
+	case g.values():
 		return g.printValues(lists)
+	case g.output == "name":
+		return g.printNames(lists)
 	}
 	printed := 0
 	for _, l := range lists {
@@ -45,25 +48,51 @@ func (g *getOptions) print(lists []listing) error {
 	return err
 }
 
-// withKind returns the row with its kind before the name, as kubectl has it.
+// printNames writes only which objects there are.
+func (g *getOptions) printNames(lists []listing) error {
+	for _, l := range lists {
+		for _, r := range l.rows {
+			if _, err := fmt.Fprintln(g.out, nameOf(l.kind, &r)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// nameOf is an object's kind and name, as kubectl has it: deployment.apps/web.
+func nameOf(k *getKind, r *row) string {
+	resource := k.resource()
+	if o, ok := r.value.(cluster.Object); ok {
+		resource = o.Kind().Resource()
+	}
+	return resource + "/" + r.meta.Name
+}
+
+// withKind returns the row with its kind before the name. Rows of events have none.
 func withKind(k *getKind, r row) row {
+	if k.events != nil {
+		return r
+	}
 	i := 0
 	if k.namespaced {
 		i = 1
 	}
 	r.cells = slices.Clone(r.cells)
-	resource := k.resource()
-	if o, ok := r.value.(cluster.Object); ok {
-		resource = o.Kind().Resource()
-	}
-	r.cells[i] = resource + "/" + r.cells[i]
+	r.cells[i] = nameOf(k, &r)
 	return r
 }
 
 // cells leaves out the columns that nobody wants to see.
 func (g *getOptions) cells(k *getKind, cells []string) []string {
 	if k.wide > 0 && g.output != "wide" {
-		cells = cells[:k.wide]
+		all := cells
+		cells = nil
+		for i, cell := range all[:k.wide] {
+			if !slices.Contains(k.onlyWide, i) {
+				cells = append(cells, cell)
+			}
+		}
 	}
 	if k.namespaced && !g.all {
 		cells = cells[1:]
@@ -112,6 +141,16 @@ func (g *getOptions) watcher() func([]event) error {
 			return nil
 		}
 	}
+	if g.output == "name" {
+		return func(events []event) error {
+			for _, e := range events {
+				if _, err := fmt.Fprintln(g.out, nameOf(g.kinds[0], &e.row)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
 	t := table{header: append([]string{"EVENT"}, g.cells(g.kinds[0], g.kinds[0].header)...)}
 	return func(events []event) error {
 		t.rows = nil
@@ -149,8 +188,9 @@ func (g *getOptions) printEvent(e event) error {
 
 // valueJSON is an object in Kubernetes form, or an entry of a table as it is.
 func valueJSON(value any) ([]byte, error) {
-	if o, ok := value.(cluster.Object); ok {
-		return kube.Encode(o, kube.JSON)
+	switch value.(type) {
+	case cluster.Object, *cluster.Event:
+		return kube.Encode(value, kube.JSON)
 	}
 	return json.Marshal(value)
 }

@@ -62,8 +62,12 @@ func (g *getOptions) follow(ctx context.Context, rows []row) error {
 
 // wait returns when there may be news.
 func (g *getOptions) wait(ctx context.Context) error {
-	if g.kinds[0].objects != nil {
+	switch {
+	case g.kinds[0].objects != nil:
 		_, err := g.client.Watch(ctx, g.revision)
+		return err
+	case g.kinds[0].events != nil:
+		_, err := g.client.WatchEvents(ctx, g.revision)
 		return err
 	}
 	select {

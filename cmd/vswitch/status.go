@@ -68,6 +68,9 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 		}
 		fmt.Fprintf(out, "problem: %s\n", p)
 	}
+	if s.Warnings > 0 {
+		fmt.Fprintf(out, "\n%s in the last hour; %s says what and when\n", count(s.Warnings, "warning"), command(s.Name, "get events -A"))
+	}
 	return nil
 }
 

@@ -22,13 +22,27 @@ const (
 	conditionEndpoints = "Endpoints"
 )
 
-// lack is why a condition is not so.
-type lack struct{ reason, message string }
+// lack is why a condition is not so. event is the reason of the event that tells
+// of it; empty: reason.
+type lack struct{ reason, message, event string }
 
 // Reasons that pass when somebody gives something back.
 const (
 	exhausted = "Exhausted"
 	taken     = "Taken"
+)
+
+// Reasons of events that Kubernetes' own controllers have, too
+// (pkg/registry/core/service/ipallocator/controller and portallocator/controller;
+// k8s.io/cloud-provider/controllers/service).
+const (
+	eventNoClusterIP      = "ClusterIPNotAllocated"
+	eventNoneFree         = "ServiceCIDRFull"
+	eventForeignClusterIP = "ClusterIPOutOfRange"
+	eventNoPortFree       = "PortRangeFull"
+	eventForeignPort      = "PortOutOfRange"
+	eventNotBalanced      = "SyncLoadBalancerFailed"
+	eventBalanced         = "EnsuredLoadBalancer"
 )
 
 func (l *lack) passes() bool { return l != nil && (l.reason == exhausted || l.reason == taken) }
@@ -39,7 +53,9 @@ func (l *lack) passes() bool { return l != nil && (l.reason == exhausted || l.re
 // service gives something back.
 func (s *step) assign(k cluster.Key) {
 	x := s.index
+	again := x.retried[k]
 	delete(x.wanting, k)
+	delete(x.retried, k)
 	own := s.tx.Own().Service(k)
 	if own == nil {
 		return
@@ -60,6 +76,13 @@ func (s *step) assign(k cluster.Key) {
 	}
 	s.setCondition(&v, conditionAllocated, allocated)
 	s.setCondition(&v, conditionBalancer, balancer)
+	if again {
+		s.said.retried(k, conditionAllocated, allocated)
+		s.said.retried(k, conditionBalancer, balancer)
+	}
+	if balancer == nil && balanced(&v) && !slices.Equal(v.Ingress, own.Ingress) {
+		s.said.ensure(k)
+	}
 	if !same(&v, own) {
 		s.put(&v)
 	}
@@ -74,14 +97,14 @@ func (c *claims) assignIPs(v *cluster.Service) *lack {
 		f := v.IPFamilies[i]
 		l := c.clusterIPs[f]
 		if l == nil {
-			return &lack{"NoRange", fmt.Sprintf("there is no range of %s for services; give the cluster one (--service-cidr)", f)}
+			return &lack{"NoRange", fmt.Sprintf("there is no range of %s for services; give the cluster one (--service-cidr)", f), eventNoClusterIP}
 		}
 		n := uint64(0)
 		if !c.full(l) {
 			n = l.pick(hash("cluster-ip", v.Namespace, v.Name, f), func(n uint64) bool { _, owned := c.addresses[l.addr(n)]; return !owned })
 		}
 		if n == 0 {
-			return &lack{exhausted, fmt.Sprintf("no address is free in %s; delete services, or give the cluster a larger range (--service-cidr)", l.prefix)}
+			return &lack{exhausted, fmt.Sprintf("no address is free in %s; delete services, or give the cluster a larger range (--service-cidr)", l.prefix), eventNoneFree}
 		}
 		v.ClusterIPs = append(v.ClusterIPs, l.addr(n))
 	}
@@ -106,7 +129,7 @@ func (c *claims) assignPorts(v *cluster.Service) (missing *lack) {
 		}
 		if n == 0 {
 			missing = &lack{exhausted, fmt.Sprintf("none of the node ports %d-%d is free; delete services, make some of type ClusterIP, or give the cluster more (--node-port-range)",
-				c.nodePorts.first, c.nodePorts.port(c.nodePorts.size))}
+				c.nodePorts.first, c.nodePorts.port(c.nodePorts.size)), eventNoPortFree}
 			return 0
 		}
 		mine[c.nodePorts.port(n)] = true
@@ -156,7 +179,7 @@ func (c *claims) assignBalancer(v *cluster.Service) *lack {
 		if len(v.Ingress) > 0 { // somebody else gave it
 			return nil
 		}
-		return &lack{"OtherClass", fmt.Sprintf("loadBalancerClass %q is nobody's here; leave it out, or use %q", v.LoadBalancerClass, LoadBalancerClass)}
+		return &lack{"OtherClass", fmt.Sprintf("loadBalancerClass %q is nobody's here; leave it out, or use %q", v.LoadBalancerClass, LoadBalancerClass), eventNotBalanced}
 	}
 	var missing []string
 	reason := ""
@@ -171,7 +194,7 @@ func (c *claims) assignBalancer(v *cluster.Service) *lack {
 	if len(missing) == 0 {
 		return nil
 	}
-	return &lack{reason, strings.Join(missing, "; ")}
+	return &lack{reason, strings.Join(missing, "; "), eventNotBalanced}
 }
 
 // balancerIP gives v an address of a family, or says why it has none, or not
@@ -222,7 +245,8 @@ func (c *claims) balancerIP(v *cluster.Service, f cluster.IPFamily) (reason, mes
 	return "", ""
 }
 
-// setCondition says that a condition is not so, or with a nil lack, drops it.
+// setCondition says that a condition is not so, or with a nil lack, drops it. What
+// is new, an event tells.
 func (s *step) setCondition(v *cluster.Service, kind string, l *lack) {
 	at := slices.IndexFunc(v.Conditions, func(c cluster.Condition) bool { return c.Type == kind })
 	switch {
@@ -234,8 +258,10 @@ func (s *step) setCondition(v *cluster.Service, kind string, l *lack) {
 		}
 	case at < 0:
 		v.Conditions = append(slices.Clone(v.Conditions), cluster.Condition{Type: kind, Reason: l.reason, Message: l.message, Since: s.now})
+		s.said.lacks(v.Key(), kind, l)
 	case v.Conditions[at].Reason != l.reason || v.Conditions[at].Message != l.message:
 		v.Conditions = slices.Clone(v.Conditions)
 		v.Conditions[at].Reason, v.Conditions[at].Message = l.reason, l.message
+		s.said.lacks(v.Key(), kind, l)
 	}
 }

@@ -159,6 +159,7 @@ type Controller struct {
 	cfg     Config
 	store   *cluster.Store
 	started time.Time
+	events  *Events
 
 	mu       sync.Mutex // guards what follows
 	journal  *journal   // nil without a directory
@@ -185,7 +186,7 @@ func New(store *cluster.Store, cfg Config) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{cfg: cfg, store: store, index: newIndex(&cfg)}
-	c.started = c.now()
+	c.started, c.events = c.now(), newEvents(c.now)
 	var kept saved
 	if cfg.Dir != "" {
 		var err error
@@ -215,6 +216,10 @@ func (c *Controller) Problems() []string { return c.problems }
 
 // Store returns the Store that the Controller writes.
 func (c *Controller) Store() *cluster.Store { return c.store }
+
+// Events are what the Controller has to tell of objects. Who runs nodes and pods
+// adds to them.
+func (c *Controller) Events() *Events { return c.events }
 
 // Close ends the use of the state directory.
 func (c *Controller) Close() error {
@@ -270,17 +275,19 @@ func (c *Controller) now() time.Time { return c.cfg.Clock().UTC().Truncate(time.
 // step is one transaction: a change by a person, and all that follows from it.
 type step struct {
 	*Controller
-	tx  *cluster.Txn
-	now time.Time
+	tx   *cluster.Txn
+	now  time.Time
+	said said
 }
 
 // update runs fn and then decides what follows, writes it to the state
-// directory and lets the world see it: all or nothing.
+// directory and lets the world see it: all or nothing. Then come the events.
 func (c *Controller) update(fn func(*step) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.store.Update(cluster.Desired, func(tx *cluster.Txn) error {
-		s := &step{c, tx, c.now()}
+	var events []cluster.Event
+	err := c.store.Update(cluster.Desired, func(tx *cluster.Txn) error {
+		s := &step{Controller: c, tx: tx, now: c.now()}
 		before := tx.Own()
 		if err := fn(s); err != nil {
 			return err
@@ -291,9 +298,18 @@ func (c *Controller) update(fn func(*step) error) error {
 		}
 		if err != nil {
 			c.index.recheck = true
+			return err
 		}
-		return err
+		events = s.eventsSince(before)
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		c.events.Record(e)
+	}
+	return nil
 }
 
 // put stores a new or changed object, as of this step.

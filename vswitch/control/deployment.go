@@ -19,8 +19,8 @@ const hashLabel = "pod-template-hash"
 // rollout brings a Deployment's replicas closer to what they should be. The
 // rules are those of Kubernetes' Deployment and ReplicaSet controllers
 // (pkg/controller/deployment/rolling.go, pkg/controller/controller_utils.go),
-// without ReplicaSets in between. A replica that is being deleted counts no
-// more.
+// without ReplicaSets in between: their events are the Deployment's. A replica
+// that is being deleted counts no more.
 func (s *step) rollout(k cluster.Key) {
 	d := s.tx.Own().Deployment(k)
 	if d == nil {
@@ -103,7 +103,9 @@ func (r *replicas) scale(s *step, d *cluster.Deployment, want int) {
 		r.new = s.end(r.new, extra)
 	}
 	for len(r.new) < want {
-		r.new = append(r.new, s.replica(d, r.template))
+		p := s.replica(d, r.template)
+		r.new = append(r.new, p)
+		s.said.owner(p, "SuccessfulCreate", "Created pod: "+p.Name)
 	}
 }
 
@@ -162,6 +164,7 @@ func (s *step) end(pods []*cluster.Pod, n int) []*cluster.Pod {
 	})
 	for _, p := range order[:n] {
 		s.endPod(p.Key())
+		s.said.owner(p, "SuccessfulDelete", "Deleted pod: "+p.Name)
 	}
 	return order[n:]
 }

@@ -52,13 +52,13 @@ func (c *claims) outside(v *cluster.Service) *lack {
 	const kept = "it is kept, and another one comes with a new Service"
 	for _, a := range v.ClusterIPs {
 		if c.poolOf(c.clusterIPs, a) == nil {
-			return &lack{"OutsideRange", fmt.Sprintf("cluster IP %s is no address of the services' %s (--service-cidr); %s", a, rangeText(c.clusterIPs), kept)}
+			return &lack{"OutsideRange", fmt.Sprintf("cluster IP %s is no address of the services' %s (--service-cidr); %s", a, rangeText(c.clusterIPs), kept), eventForeignClusterIP}
 		}
 	}
 	for _, n := range nodePortsOf(v) {
 		if !c.nodePorts.holdsPort(n) {
 			return &lack{"OutsideRange", fmt.Sprintf("%d is none of the node ports %d-%d (--node-port-range); %s",
-				n, c.nodePorts.first, c.nodePorts.port(c.nodePorts.size), kept)}
+				n, c.nodePorts.first, c.nodePorts.port(c.nodePorts.size), kept), eventForeignPort}
 		}
 	}
 	return nil

@@ -23,6 +23,7 @@ type index struct {
 	claims  *claims                              // addresses and ports of services
 	fan     *fanout                              // services' pods and slices
 	wanting map[cluster.Key]bool                 // services that wait for something to become free
+	retried map[cluster.Key]bool                 // those of them that are to be tried again, because something did
 
 	// What is to be looked at, and is then cleared.
 	dirty      map[cluster.Key]bool // Deployments
@@ -31,6 +32,7 @@ type index struct {
 	names      map[string]bool      // nodes that pods are on
 	services   map[cluster.Key]bool // which may lack an address or a port
 	recheck    bool                 // what was decided for services was not kept
+	turned     map[string]bool      // nodes that became ready, or ceased to be
 
 	// What is to be looked at by time alone.
 	due     map[cluster.Key]time.Time // Deployments
@@ -50,7 +52,7 @@ func newIndex(cfg *Config) *index {
 		owned: map[cluster.Key]map[cluster.Key]bool{}, onNode: map[string]*load{}, pending: map[cluster.Key]bool{},
 		reached: map[string]bool{}, dirty: map[cluster.Key]bool{}, namespaces: map[string]bool{}, names: map[string]bool{},
 		due: map[cluster.Key]time.Time{}, claims: newClaims(cfg), fan: newFanout(),
-		wanting: map[cluster.Key]bool{}, services: map[cluster.Key]bool{},
+		wanting: map[cluster.Key]bool{}, retried: map[cluster.Key]bool{}, services: map[cluster.Key]bool{}, turned: map[string]bool{},
 	}
 }
 
@@ -78,6 +80,9 @@ func (x *index) follow(state, own *cluster.State) bool {
 	}
 	for _, c := range changes.Nodes {
 		x.nodes = true
+		if was := c.Old != nil && c.Old.Ready; c.New != nil && was != c.New.Ready {
+			x.turned[c.New.Name] = true
+		}
 		if c.New == nil {
 			delete(x.reached, c.Old.Name)
 		} else if c.New.Ready {

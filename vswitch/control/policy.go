@@ -40,6 +40,10 @@ func invalid(o cluster.Object) (why string, ok bool) {
 	return "", false
 }
 
+// eventInvalid is the reason of the event of a policy that isolates because it could
+// not be understood.
+const eventInvalid = "Invalid"
+
 // isolate stores one policy that is invalid, unless the one that is there is not.
 // A namespace that is being deleted takes it, too: its pods may still run.
 func (a *applying) isolate(in cluster.Object) {
@@ -63,5 +67,7 @@ func (a *applying) isolate(in cluster.Object) {
 		v.Metadata().Generation++
 	}
 	a.put(v)
+	why, _ := invalid(v)
+	a.said.happened(v, true, eventInvalid, why)
 	a.done(v, "isolated")
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // schedule gives pods without a node the one that fits and has the fewest
-// pods; of equals, the first by name.
+// pods; of equals, the first by name. Events have the words of kube-scheduler.
 func (s *step) schedule() {
 	s.index.startBy = time.Time{}
 	if len(s.index.pending) == 0 {
@@ -30,9 +30,11 @@ func (s *step) schedule() {
 			best.free--
 			p.Node, p.Reason = best.node.Name, ""
 			s.put(&p)
+			s.said.happened(&p, false, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", k, p.Node))
 		} else if why := unschedulable(nodes, p.NodeSelector); why != p.Reason {
 			p.Reason = why
 			s.put(&p)
+			s.said.happened(&p, true, "FailedScheduling", why)
 		}
 	}
 	s.index.startBy = early

@@ -185,6 +185,12 @@ func (w *world) run(args []string) string {
 		}
 	case "get":
 		out.WriteString(tables(w.store.State(), rest, w.now))
+	case "events":
+		out.WriteString(eventTable(w.control.Events().List().Events, w.now))
+	case "ranges": // SERVICES BALANCERS PORTS: from here on
+		w.cfg.ServiceCIDRs, w.cfg.LoadBalancerCIDRs = []netip.Prefix{netip.MustParsePrefix(rest[0])}, []netip.Prefix{netip.MustParsePrefix(rest[1])}
+		fmt.Sscanf(rest[2], "%d-%d", &w.cfg.NodePorts.First, &w.cfg.NodePorts.Last)
+		w.restart()
 	default:
 		w.t.Fatalf("unknown command %q", args[0])
 	}
@@ -268,6 +274,18 @@ func (w *world) kubelet(out *strings.Builder) bool {
 		return true
 	}
 	return false
+}
+
+// eventTable prints events, those that were seen last at the end.
+func eventTable(events []*cluster.Event, now time.Time) string {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAMESPACE\tFIRST\tLAST\tCOUNT\tTYPE\tREASON\tOBJECT\tMESSAGE")
+	for _, e := range events {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", e.Namespace, now.Sub(e.First), now.Sub(e.Last), e.Count, e.Type(), e.Reason, e.Object, e.Message)
+	}
+	t.Flush()
+	return b.String()
 }
 
 // tables prints objects as kubectl does.

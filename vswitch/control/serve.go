@@ -39,6 +39,7 @@ func (x *index) followServices(changes *cluster.Changes) {
 	x.claims.follow(x.own.Services)
 	if x.claims.freed {
 		maps.Copy(x.services, x.wanting)
+		maps.Copy(x.retried, x.wanting)
 		x.claims.freed = false
 	}
 	if x.recheck {

@@ -33,6 +33,9 @@ func (a *applying) completeService(v, cur *cluster.Service) *fault {
 	}
 	if len(v.Ingress) == 0 {
 		v.Ingress = a.index.claims.given(v, said, cur)
+		if balanced(v) && len(v.Ingress) > 0 {
+			a.said.ensure(v.Key())
+		}
 	}
 	return nil
 }

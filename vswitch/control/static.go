@@ -37,7 +37,7 @@ func Static(cfg Config, objects *cluster.Objects) (*cluster.State, error) {
 	c := &Controller{cfg: cfg, store: store, index: newIndex(&cfg)}
 	err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 		// Objects without a time of their own are as old as the epoch.
-		s := &static{step: &step{c, tx, time.Unix(0, 0).UTC()}, given: map[string][]netip.Addr{},
+		s := &static{step: &step{Controller: c, tx: tx, now: time.Unix(0, 0).UTC()}, given: map[string][]netip.Addr{},
 			rules: familyRules{have: familiesOf(&cfg), lenient: true}}
 		c.index.claims.lenient = true
 		return s.all(objects)

@@ -74,13 +74,13 @@ const maxNamed = 3
 func (s *step) report(own *cluster.Service) {
 	var l *lack
 	if lacks := s.index.fan.lacking[own.Key()]; len(lacks) > 0 {
-		l = &lack{"UnknownPort", lackText(lacks)}
+		l = &lack{reason: "UnknownPort", message: lackText(lacks)}
 	}
 	v := *own
 	s.setCondition(&v, conditionTargetPorts, l)
 	l = nil
 	if e := s.tx.Own().Endpoints.Get(own.Key()); e != nil && len(own.Selector) > 0 && e.Labels[labelEndpoints] != endpointsController {
-		l = &lack{"HasSelector", fmt.Sprintf("Endpoints %s have no effect: the service has a selector, and its endpoints are the pods that it selects; delete one of the two", own.Key())}
+		l = &lack{reason: "HasSelector", message: fmt.Sprintf("Endpoints %s have no effect: the service has a selector, and its endpoints are the pods that it selects; delete one of the two", own.Key())}
 	}
 	s.setCondition(&v, conditionEndpoints, l)
 	if !slices.Equal(v.Conditions, own.Conditions) {

@@ -86,6 +86,8 @@ func object(noun any) (runtime.Object, error) {
 		return fromNetworkPolicy(n)
 	case *cluster.ClusterNetworkPolicy:
 		return fromClusterNetworkPolicy(n)
+	case *cluster.Event:
+		return fromEvent(n), nil
 	}
 	return nil, fmt.Errorf("encode: a %T has no Kubernetes form", noun)
 }

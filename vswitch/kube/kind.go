@@ -207,8 +207,11 @@ func (l *loader) service(m *manifest, name string, tree map[string]any) {
 
 func (l *loader) endpointSlice(m *manifest, name string, tree map[string]any) {
 	if o, ok := decode(l, m, name, tree, defaultEndpointSlice, validateEndpointSlice); ok {
-		if o.AddressType == discoveryv1.AddressTypeFQDN {
+		switch {
+		case o.AddressType == discoveryv1.AddressTypeFQDN:
 			l.warn(m, string(cluster.KindEndpointSlice), name, "addressType FQDN: it is kept, and services do not use it")
+		case o.Labels[cluster.LabelServiceName] == "":
+			l.warn(m, string(cluster.KindEndpointSlice), name, "the label "+cluster.LabelServiceName+" is not set: it is kept, and no service uses it")
 		}
 		l.generateName(cluster.KindEndpointSlice, &o.ObjectMeta, o)
 		l.record(m, toEndpointSlice(o))

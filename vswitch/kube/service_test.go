@@ -42,6 +42,7 @@ func bareServices(meta func(ns, name string) cluster.Meta) ([]*cluster.Service, 
 			{Addresses: []netip.Addr{addr("fd00::7")}, Serving: true, Terminating: true},
 			{Addresses: []netip.Addr{addr("fd00::8")}}}},
 	}
+	slices[0].Labels[cluster.LabelServiceName] = "all"
 	endpoints := []*cluster.Endpoints{{Meta: meta("shop", "old"), Subsets: []cluster.EndpointSubset{
 		{Ports: endpointPorts,
 			Ready: []cluster.Endpoint{{Addresses: []netip.Addr{addr("10.1.1.1")}, Ready: true, Serving: true, Hostname: "h", Node: "n1",
@@ -167,7 +168,7 @@ func TestConditionDefaults(t *testing.T) {
 	o, warnings, err := Parse("x", []byte(`
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {name: a}
+metadata: {name: a, labels: {kubernetes.io/service-name: a}}
 addressType: IPv4
 endpoints:
 - addresses: [10.1.1.1]

@@ -14,18 +14,21 @@ import (
 //
 //	GET  /v1/status
 //	GET  /v1/state?after=REVISION     waits until there is a newer one
+//	GET  /v1/events?after=REVISION    control.EventList; waits until there is a newer one
 //	GET  /v1/inforce                  waits until all nodes that are ready go by the State of now
 //	GET  /v1/nodes
 //	GET  /v1/policies?reports=BOOL    []agent.PolicyState, of the nodes that are ready
 //	GET  /v1/logs?namespace=&pod=&container=  or  ?node=    and LogOptions in JSON as options=
 //	POST /v1/apply                    applyRequest -> []control.Result
 //	POST /v1/isolate                  cluster.Objects -> []control.Result
-//	POST /v1/delete                   []cluster.Ref -> []control.Result
+//	POST /v1/delete                   []cluster.Ref -> []control.Result, also with an error
 //	POST /v1/nodes/{name}             adds a node
 //	POST /v1/nodes/{name}/{verb}      kill, stop or start
 //	POST /v1/down                     answers when all pods and nodes have ended
 type apiError struct {
 	Message string `json:"error"`
+	// Results are what was done all the same.
+	Results []control.Result `json:"results,omitempty"`
 }
 
 // Status is a cluster as a whole.
@@ -42,6 +45,8 @@ type Status struct {
 	Pods    int `json:"pods"`
 	Ready   int `json:"ready"`
 	Failing int `json:"failing"` // those with a Reason
+	// Warnings counts the events that are warnings.
+	Warnings int `json:"warnings"`
 	// Problems are sentences about what is not as it should be, those of nodes,
 	// pods and services included, each with the object's name.
 	Problems []string `json:"problems,omitempty"`

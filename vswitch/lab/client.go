@@ -62,6 +62,17 @@ func (c *Client) Watch(ctx context.Context, after uint64) (s State, err error) {
 	return s, c.call(ctx, "GET", "/v1/state?after="+strconv.FormatUint(after, 10), nil, &s)
 }
 
+// Events returns the events as they are now.
+func (c *Client) Events(ctx context.Context) (l control.EventList, err error) {
+	return l, c.call(ctx, "GET", "/v1/events", nil, &l)
+}
+
+// WatchEvents waits until events are newer than a revision of theirs and returns
+// them.
+func (c *Client) WatchEvents(ctx context.Context, after uint64) (l control.EventList, err error) {
+	return l, c.call(ctx, "GET", "/v1/events?after="+strconv.FormatUint(after, 10), nil, &l)
+}
+
 // Pods returns all pods, by namespace and name.
 func (c *Client) Pods(ctx context.Context) ([]*cluster.Pod, error) {
 	s, err := c.State(ctx)
@@ -145,9 +156,20 @@ func (c *Client) WaitInForce(ctx context.Context) error {
 	return c.call(ctx, "GET", "/v1/inforce", nil, nil)
 }
 
-// Delete removes objects; their pods are told to end.
+// Delete removes objects; their pods are told to end. Those that are there are
+// removed, whatever the error says of the others.
 func (c *Client) Delete(ctx context.Context, refs []cluster.Ref) error {
-	return c.call(ctx, "POST", "/v1/delete", refs, nil)
+	_, err := c.DeleteEach(ctx, refs)
+	return err
+}
+
+// DeleteEach is Delete, and says what was removed, with an error, too.
+func (c *Client) DeleteEach(ctx context.Context, refs []cluster.Ref) (r []control.Result, err error) {
+	err = c.call(ctx, "POST", "/v1/delete", refs, &r)
+	if p := (*partialError)(nil); errors.As(err, &p) {
+		return p.results, p.error
+	}
+	return r, err
 }
 
 // Logs streams a log as text. Close it after use.
@@ -210,5 +232,9 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&e) != nil || e.Message == "" {
 		e.Message = resp.Status
 	}
-	return nil, errorOf(resp.StatusCode, e.Message)
+	err = errorOf(resp.StatusCode, e.Message)
+	if len(e.Results) > 0 {
+		err = &partialError{err, e.Results}
+	}
+	return nil, err
 }

@@ -52,6 +52,9 @@ func (c *container) loop(ctx context.Context, policy cluster.RestartPolicy) int 
 		}
 		c.status.Restarts++
 		c.pod.mu.Unlock()
+		if wait > 0 {
+			c.warn(eventBackOff, "Back-off restarting failed container %s", c.spec.Name)
+		}
 		c.pod.publish()
 		sleep(ctx, wait)
 	}
@@ -64,6 +67,7 @@ func (c *container) loop(ctx context.Context, policy cluster.RestartPolicy) int 
 func (c *container) runOnce(ctx context.Context) (code int, again bool) {
 	proc, err := c.start()
 	if err != nil {
+		c.warn(eventNoStart, "Error: %v", err)
 		c.finish(exitStatus{Code: ExitNotStarted}, "StartError", err.Error())
 		return ExitNotStarted, false
 	}
@@ -75,9 +79,11 @@ func (c *container) runOnce(ctx context.Context) (code int, again bool) {
 	case <-proc.done:
 	case <-ctx.Done():
 		c.pod.log.Info("container is told to end", "container", c.spec.Name)
+		c.note(eventKilling, "Stopping container %s", c.spec.Name)
 		c.end(proc, c.pod.grace())
 	case i := <-ill:
 		c.pod.log.Warn("container must end", "container", c.spec.Name, "why", i.why)
+		c.note(eventKilling, "Stopping container %s: %s", c.spec.Name, i.why)
 		why = i.why
 		c.end(proc, i.grace)
 	}
@@ -151,6 +157,7 @@ func (c *container) start() (*process, error) {
 	}
 	c.pod.mu.Unlock()
 	c.pod.log.Info("container started", "container", c.spec.Name, "pid", proc.pid())
+	c.note(eventStarted, "Started container %s", c.spec.Name)
 	c.pod.publish()
 	return proc, nil
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"vswitch/vswitch/control"
 )
 
 // kindError is a message for people and the sentinel of its kind. It keeps
@@ -15,6 +17,14 @@ type kindError struct {
 
 func (e *kindError) Error() string { return e.message }
 func (e *kindError) Unwrap() error { return e.kind }
+
+// partialError says that only some of what was asked for was done.
+type partialError struct {
+	error
+	results []control.Result
+}
+
+func (e *partialError) Unwrap() error { return e.error }
 
 // failure returns an error of a kind.
 func failure(kind error, format string, args ...any) error {

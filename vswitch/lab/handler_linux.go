@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"vswitch/vswitch/cluster"
@@ -153,6 +154,7 @@ func (c *container) watch(alive, wanted context.Context) (end <-chan illness, do
 		case ctx.Err() != nil: // it has ended, or is to end
 			return
 		case f.outcome != healthy:
+			c.warn(eventPostStart, "PostStartHook failed: %s", f.why)
 			ill <- illness{"its postStart handler failed: " + f.why, c.pod.grace()}
 			return
 		}
@@ -191,7 +193,7 @@ func (c *container) probe(alive, wanted context.Context) (end <-chan illness, do
 				c.status.Ready = c.spec.Readiness == nil
 			})
 		},
-		ready: c.setReady,
+		ready: c.setReady, failed: c.probeFailed,
 		unhealthy: func(kind string, p *cluster.Probe, why string) {
 			i := illness{why: fmt.Sprintf("its %s probe failed: %s", kind, why), grace: c.pod.grace()}
 			if p.GracePeriod != nil {
@@ -223,6 +225,17 @@ func (c *container) probe(alive, wanted context.Context) (end <-chan illness, do
 		p.run(alive, wanted)
 	}()
 	return ill, ended
+}
+
+// probeFailed tells what a probe found that did not succeed, in the words of the
+// kubelet (pkg/kubelet/prober/prober.go).
+func (c *container) probeFailed(kind string, f finding) {
+	kind = strings.ToUpper(kind[:1]) + kind[1:]
+	if f.outcome == noAnswer {
+		c.warn(eventUnhealthy, "%s probe errored and resulted in unknown state: %s", kind, f.why)
+		return
+	}
+	c.warn(eventUnhealthy, "%s probe failed: %s", kind, f.why)
 }
 
 // setReady notes what the readiness probe found.
@@ -272,6 +285,7 @@ func (c *container) end(proc *process, grace time.Duration) {
 	case f := <-finished:
 		if f.outcome != healthy {
 			c.pod.log.Warn("preStop handler failed", "container", c.spec.Name, "why", f.why)
+			c.warn(eventPreStop, "PreStopHook failed: %s", f.why)
 		}
 	case <-proc.done:
 		cancel()

@@ -65,6 +65,7 @@ func (s *supervisor) handler() http.Handler {
 		answer(w, states, err)
 	})
 	mux.HandleFunc("GET /v1/state", s.serveState)
+	mux.HandleFunc("GET /v1/events", s.serveEvents)
 	mux.Handle("GET "+control.FeedPath, control.Feed(s.store))
 	mux.HandleFunc("GET /v1/inforce", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, struct{}{}, s.inForce(r.Context(), s.store.State().Revision))
@@ -119,7 +120,8 @@ func decode(w http.ResponseWriter, r *http.Request, v any) bool {
 func answer(w http.ResponseWriter, v any, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err != nil {
-		v = apiError{err.Error()}
+		results, _ := v.([]control.Result)
+		v = apiError{err.Error(), results}
 		w.WriteHeader(statusOf(err))
 	}
 	json.NewEncoder(w).Encode(v)
@@ -166,6 +168,26 @@ func (s *supervisor) serveState(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	answer(w, StateOf(s.store.State()), nil)
+}
+
+// serveEvents answers with all events, once they are newer than asked.
+func (s *supervisor) serveEvents(w http.ResponseWriter, r *http.Request) {
+	events := s.control.Events()
+	if after := r.URL.Query().Get("after"); after != "" {
+		rev, err := strconv.ParseUint(after, 10, 64)
+		if err != nil {
+			answer(w, nil, failure(ErrInput, "after: %v", err))
+			return
+		}
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(s.ctx, cancel)()
+		if events.Wait(ctx, rev) != nil {
+			answer(w, nil, failure(ErrConflict, "the cluster goes down")) // or nobody listens
+			return
+		}
+	}
+	answer(w, events.List(), nil)
 }
 
 // serveLogs streams a log as text.
@@ -258,7 +280,8 @@ func (s *supervisor) policies(ctx context.Context, reports bool) ([]agent.Policy
 // status sums the cluster up.
 func (s *supervisor) status() Status {
 	state := s.store.State()
-	st := Status{Name: s.options.Name, ID: s.id, Dir: s.dir, Started: s.started, Revision: state.Revision, Nodes: s.nodeStatus()}
+	st := Status{Name: s.options.Name, ID: s.id, Dir: s.dir, Started: s.started, Revision: state.Revision, Nodes: s.nodeStatus(),
+		Warnings: s.control.Events().Warnings()}
 	st.Problems = nodeProblems(st.Nodes)
 	for p := range state.Pods.All() {
 		st.Pods++

@@ -284,7 +284,14 @@ func (n *node) connect(ctx context.Context) error {
 func (n *node) see(status agent.Status, err error) {
 	n.mu.Lock()
 	was := n.ready
+	var known []string
+	if was {
+		known = n.status.Problems
+	}
 	n.mu.Unlock()
+	if err == nil && status.Ready {
+		n.warn(status.Problems, known)
+	}
 	n.update(func() {
 		n.answers = err == nil
 		if err != nil {

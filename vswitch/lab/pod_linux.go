@@ -105,6 +105,9 @@ func (p *pod) prepare() bool {
 			return true
 		}
 		p.log.Warn("pod cannot start yet", "err", err)
+		if p.ctx.Err() == nil {
+			p.warn(eventNoNetwork, "%v", err)
+		}
 		p.publish()
 		sleep(p.ctx, wait)
 		wait = min(2*wait, 5*time.Second)
@@ -189,6 +192,7 @@ func (p *pod) tryReattach(n *node) error {
 	if err != nil {
 		p.reason = fmt.Sprintf("its node came back without it: %v", err)
 		p.log.Error("pod is not attached again", "err", err)
+		p.warn(eventNetwork, "%s", p.reason)
 	}
 	p.mu.Unlock()
 	p.publish()

@@ -43,6 +43,10 @@ type prober struct {
 	unhealthy func(kind string, p *cluster.Probe, why string)
 	// lost is called with what keeps a probe from being made.
 	lost func(kind, why string)
+	// failed is called with each finding of a probe that is not healthy, but not
+	// before the container has had a period to come up: the kubelet makes its
+	// first probe some time in it.
+	failed func(kind string, f finding)
 }
 
 // run probes from now, when the container started, until alive ends with it.
@@ -117,7 +121,11 @@ func (p *prober) loop(ctx context.Context, kind string, probe *cluster.Probe, be
 		if f.outcome == noAnswer {
 			p.lost(kind, f.why)
 		}
-		early := kind != "readiness" && f.outcome == sick && time.Since(began) < period
+		early := time.Since(began) < period
+		if f.outcome != healthy && !early {
+			p.failed(kind, f)
+		}
+		early = early && kind != "readiness" && f.outcome == sick
 		if !early && t.count(f.outcome, probe) && !settled(f) {
 			return
 		}

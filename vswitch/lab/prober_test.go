@@ -101,6 +101,7 @@ func TestProber(t *testing.T) {
 					},
 					unhealthy: func(kind string, _ *cluster.Probe, why string) { hear("%s failed (%s)", kind, why) },
 					lost:      func(kind, _ string) { hear("%s lost", kind) },
+					failed:    func(string, finding) {}, // TestProberTells
 				}
 				alive, over := context.WithTimeout(t.Context(), 49*time.Second)
 				defer over()
@@ -129,6 +130,52 @@ func TestProber(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestProberTells: each finding that is not healthy is told, but for those of the
+// first period.
+func TestProberTells(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		delay time.Duration
+		want  []string // findings that are told, in seconds after the start
+	}{
+		{"at once", 0, []string{"10 lost", "30 no", "40 no"}},
+		{"after half a period", 5 * time.Second, []string{"15 lost", "35 no", "45 no"}},
+		{"after two periods", 20 * time.Second, []string{"20 no", "30 lost"}},
+	} {
+		for _, kind := range []string{"startup", "liveness", "readiness"} {
+			t.Run(kind+" "+c.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					began := time.Now()
+					answers := []finding{{sick, "no"}, {noAnswer, "lost"}, {healthy, "a warning"}, {sick, "no"}, {sick, "no"}}
+					var told []string
+					p := &prober{
+						ask: func(context.Context, *cluster.Handler) (f finding) {
+							f, answers = answers[0], answers[1:]
+							return f
+						},
+						started: func() {}, ready: func(bool, string) {}, lost: func(string, string) {},
+						unhealthy: func(string, *cluster.Probe, string) {},
+						failed: func(which string, f finding) {
+							if which != kind {
+								t.Errorf("the %s probe failed", which)
+							}
+							told = append(told, fmt.Sprintf("%d %s", time.Since(began)/time.Second, f.why))
+						},
+					}
+					probe := &cluster.Probe{InitialDelay: c.delay, Period: 10 * time.Second, SuccessThreshold: 2, FailureThreshold: 3}
+					*map[string]**cluster.Probe{"startup": &p.startup, "liveness": &p.liveness, "readiness": &p.readiness}[kind] = probe
+					ctx, cancel := context.WithTimeout(t.Context(), 49*time.Second)
+					defer cancel()
+					p.run(ctx, ctx)
+					if !slices.Equal(told, c.want) {
+						t.Errorf("told %q, want %q", told, c.want)
+					}
+				})
+			})
+		}
 	}
 }
 
