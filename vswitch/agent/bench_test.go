@@ -288,7 +288,7 @@ func TestEndpointChangeIsLocal(t *testing.T) {
 			t.Errorf("service 7 had %d backends and has %d", a, b)
 		}
 		for i := range total {
-			if same := frontendOf(before, i) == frontendOf(after, i); same != (i != 7) {
+			if same := frontendOf(before, i).Service == frontendOf(after, i).Service; same != (i != 7) {
 				t.Errorf("service %d: the same as before: %v", i, same)
 			}
 		}
