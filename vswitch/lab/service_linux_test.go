@@ -199,10 +199,13 @@ func TestB17Affinity(t *testing.T) {
 	url := "http://" + serviceAt(t, c, "web", "80") + "/"
 	ask := func(pod string) map[string]int {
 		t.Helper()
-		got, _ := run(t, c, ExecRequest{Pod: pod, Command: sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do curl -s -m 20 " + url + " || echo failed; done")}, "")
+		got, _ := run(t, c, ExecRequest{Pod: pod, Command: sh("for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do curl -sS -m 20 " + url + " 2>&1; done")}, "")
 		names := map[string]int{}
 		for s := bufio.NewScanner(strings.NewReader(got)); s.Scan(); {
 			name, _, _ := strings.Cut(s.Text(), " ")
+			if name == "curl:" {
+				name = s.Text() // why it failed
+			}
 			names[strings.TrimPrefix(name, "shop/")]++
 		}
 		return names
@@ -210,7 +213,7 @@ func TestB17Affinity(t *testing.T) {
 	only := func(names map[string]int) string {
 		t.Helper()
 		for name, n := range names {
-			if len(names) == 1 && n == 16 && name != "failed" {
+			if len(names) == 1 && n == 16 && !strings.HasPrefix(name, "curl:") {
 				return name
 			}
 		}
