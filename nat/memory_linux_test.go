@@ -11,7 +11,7 @@ import (
 // been given back.
 func TestAhead(t *testing.T) {
 	r := mapped(t, 16<<20)
-	if unix.Madvise(r.mem[len(r.mem)-4096:], unix.MADV_POPULATE_WRITE) == unix.EINVAL {
+	if unix.Madvise(r.mem[len(r.mem)-unix.Getpagesize():], unix.MADV_POPULATE_WRITE) == unix.EINVAL {
 		t.Skip("a kernel before 5.14 cannot populate memory")
 	}
 	if err := r.ready(1); err != nil {
