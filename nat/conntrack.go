@@ -18,8 +18,8 @@ var (
 )
 
 // Table is the connection tracking of a node: every connection by both its
-// tuples. All methods may be called from any goroutine; none allocates but Open
-// and those that return copies of many.
+// tuples. All methods may be called from any goroutine; none allocates but Open,
+// those that return copies of many and, now and then, one that makes it grow.
 //
 // The index is divided into shards by the hash of a tuple, each with its lock
 // and its part of the timers. A lock is held for one operation on one

@@ -11,7 +11,8 @@
 // backend a client had; Table.Masquerade finds a free source port.
 //
 // It owns the two tables, their memory (outside the Go heap, without Go
-// pointers) and the file that lets connections outlive the process. The order in
+// pointers; goroutines of short life populate it ahead of its use) and the file
+// that lets connections outlive the process. The order in
 // which things are decided is the caller's business. It reads no clock: time is a
 // parameter, in seconds of a monotonic clock that goes on over a restart, and may
 // wrap around.

@@ -73,7 +73,8 @@ func (fs *frontends) get(addr *packet.Addr, key uint32) *Frontend {
 	return fs.page(hash).get(addr, key, hash)
 }
 
-// with returns frontends of which f, if not nil, is the one at an address and key.
+// with returns frontends of which f, if not nil, is the one at an address and key;
+// if it is nil, none is.
 func (fs frontends) with(addr packet.Addr, key uint32, f *Frontend) frontends {
 	var root [pages]page
 	if fs.root != nil {
@@ -98,7 +99,7 @@ func (fs frontends) with(addr packet.Addr, key uint32, f *Frontend) frontends {
 	for _, s := range keep {
 		p.put(s)
 	}
-	for _, p := range root {
+	for _, p := range &root {
 		if p != nil {
 			return frontends{&root}
 		}

@@ -2,6 +2,7 @@ package nat
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -92,5 +93,124 @@ func TestSlot(t *testing.T) {
 		if at := uintptr(unsafe.Pointer(unsafe.SliceData(p))) % 64; at > 8 {
 			t.Fatalf("a page begins %d bytes behind a cache line", at)
 		}
+	}
+}
+
+// TestFrontends: after any changes, frontends are what a map says, and so are all
+// that they were made from.
+func TestFrontends(t *testing.T) {
+	type where struct {
+		addr packet.Addr
+		key  uint32
+	}
+	r := rand.New(rand.NewPCG(5, 6))
+	var wheres []where
+	for len(wheres) < 200 { // in few pages, so that many meet
+		w := where{packet.AddrFrom(netip.AddrFrom4([4]byte{10, 96, byte(r.Uint32()), byte(r.Uint32())})), portKey(packet.ProtoTCP, uint16(r.Uint32()))}
+		if r.IntN(2) == 0 {
+			w.addr = packet.Addr{0xfd, 14: byte(r.Uint32()), 15: byte(r.Uint32())}
+		}
+		if hashOf(&w.addr, w.key)%pages < 3 {
+			wheres = append(wheres, w, where{w.addr, w.key ^ 1}, where{packet.Addr{15: w.addr[15]}, w.key})
+		}
+	}
+	type version struct {
+		fronts frontends
+		want   map[where]uint32
+	}
+	check := func(v version) {
+		t.Helper()
+		for _, w := range wheres {
+			f, want := v.fronts.get(&w.addr, w.key), v.want[w]
+			if (f == nil) != (want == 0) || f != nil && f.ID != want {
+				t.Fatalf("%x %x: %v, want %d", w.addr, w.key, f, want)
+			}
+		}
+		n := 0
+		for p := range pages {
+			if v.fronts.root == nil {
+				break
+			}
+			used := 0
+			for i := range v.fronts.root[p] {
+				if !v.fronts.root[p][i].free() {
+					used++
+				}
+			}
+			n += used
+			if size := len(v.fronts.root[p]); size&(size-1) != 0 || size < 2*used || used == 0 && size > 0 {
+				t.Fatalf("page %d has %d slots for %d frontends", p, size, used)
+			}
+		}
+		if n != len(v.want) || n == 0 && v.fronts.root != nil {
+			t.Fatalf("%d frontends, want %d", n, len(v.want))
+		}
+	}
+	s := new(Service)
+	now := version{want: map[where]uint32{}}
+	var versions []version
+	for i := range uint32(3000) {
+		w := wheres[r.IntN(len(wheres))]
+		if r.IntN(3) == 0 || i > 2000 && r.IntN(3) > 0 {
+			now.fronts = now.fronts.with(w.addr, w.key, nil)
+			delete(now.want, w)
+		} else {
+			now.fronts = now.fronts.with(w.addr, w.key, &Frontend{ID: i + 1, Service: s})
+			now.want[w] = i + 1
+		}
+		if i%100 == 0 {
+			versions = append(versions, version{now.fronts, maps.Clone(now.want)})
+		}
+	}
+	for _, w := range wheres {
+		now.fronts = now.fronts.with(w.addr, w.key, nil)
+		delete(now.want, w)
+	}
+	for _, v := range append(versions, now) {
+		check(v)
+	}
+}
+
+// TestMatch: what an address without a frontend for a port is, where it is a
+// cluster IP, an external IP, a range of its own and a node's, in any order.
+func TestMatch(t *testing.T) {
+	ip := netip.MustParseAddr("10.96.0.1")
+	at := func(port uint16) spot { return spot{ip, portKey(packet.ProtoTCP, port)} }
+	svc := &Service{Name: "x/a"}
+	cluster, external := frontendOf(svc, ClusterIP, false), frontendOf(svc, ExternalIP, false)
+	wide, own := netip.MustParsePrefix("10.96.0.0/16"), netip.PrefixFrom(ip, 32)
+	node := spot{netip.IPv4Unspecified(), portKey(packet.ProtoTCP, 30080)}
+	var s Services
+	steps := []struct {
+		what   string
+		change func()
+		want   Match // of a port that no frontend has
+	}{
+		{"nothing", func() {}, NoService},
+		{"a range", func() { s = s.withRange(wide, true) }, Unallocated},
+		{"an external IP", func() { s = s.with(at(80), external) }, NoService},
+		{"a cluster IP, too", func() { s = s.with(at(81), cluster) }, WrongPort},
+		{"a second port of it", func() { s = s.with(at(82), cluster) }, WrongPort},
+		{"the first goes", func() { s = s.with(at(81), nil) }, WrongPort},
+		{"and again", func() { s = s.with(at(81), nil) }, WrongPort},
+		{"the second becomes external", func() { s = s.with(at(82), external) }, NoService},
+		{"a range of its own", func() { s = s.withRange(own, true) }, WrongPort},
+		{"all frontends go", func() { s = s.with(at(80), nil).with(at(82), nil) }, Unallocated},
+		{"a cluster IP in it", func() { s = s.with(at(80), cluster) }, WrongPort},
+		{"its range goes", func() { s = s.withRange(own, false) }, WrongPort},
+		{"it is a node's", func() { s = s.with(node, frontendOf(svc, NodePort, false)).withNode(ip, true, false) }, WrongPort},
+		{"it is a node's only", func() { s = s.with(at(80), nil) }, NoService},
+		{"it is nobody's", func() { s = s.withNode(ip, false, false) }, Unallocated},
+		{"no range", func() { s = s.withRange(wide, false) }, NoService},
+	}
+	for _, step := range steps {
+		step.change()
+		tuple := packet.Tuple{Dst: packet.AddrFrom(ip), DstPort: 9, Proto: packet.ProtoTCP}
+		if f, m := s.Lookup(&tuple, false); f != nil || m != step.want {
+			t.Errorf("%s: %v, %v, want %v", step.what, f, m, step.want)
+		}
+	}
+	if s.fronts.root != nil || s.addrs.Size() != 0 {
+		t.Error("something is left")
 	}
 }

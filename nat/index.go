@@ -63,7 +63,8 @@ func place(slots []uint32) uintptr {
 }
 
 // prefetch begins to load what next and insert will need for a hash. It may be
-// called at any time.
+// called at any time, and needs no lock: what has moved meanwhile is only not
+// there when it is needed, even if its memory was given back.
 func (x *index) prefetch(hash uint64) {
 	for _, at := range [...]uintptr{atomic.LoadUintptr(&x.at), atomic.LoadUintptr(&x.oldAt)} {
 		if at != 0 {
@@ -204,8 +205,8 @@ func (x *index) grow() {
 	atomic.StoreUintptr(&x.at, place(x.slots))
 }
 
-// migrate moves up to n slots of the old table. Who they are is asked for all of
-// them first, so that the waits for the answers overlap.
+// migrate moves up to n slots of the old table, n being at most movesPerBatch. The
+// tags of all of them are read first, so that the waits for memory overlap.
 func (x *index) migrate(n int) {
 	if x.old == nil {
 		return

@@ -21,12 +21,15 @@ const (
 var heapOnly bool
 
 // region is zeroed memory outside the Go heap that is filled from its
-// beginning. Untouched pages cost nothing.
+// beginning. Pages cost nothing until they are used or soon will be. It belongs
+// to whoever may call its methods, one at a time; what populates it in the
+// background only touches pages that release and close wait for.
 type region struct {
 	mem  []byte // what may be used; its beginning is aligned to a huge page if it is that large
 	raw  []byte // what the system gave
 	done int    // the first so many bytes are ready; anonymous memory always is
-	// populated is how far ahead says pages are there, and populating waits for it.
+	// populated is how far ahead has had pages populated, or will have when
+	// populating is done; of anonymous memory, never less than done.
 	populated  int
 	populating sync.WaitGroup
 	// extend makes room for the bytes of mem from one offset to another. Nil
@@ -78,6 +81,7 @@ func (r *region) ready(n int) error {
 	if n >= hugeFrom-hugePage {
 		step = hugePage
 	}
+	// What is to be used now may lack pages still: they then come as it is written.
 	r.done = min((n+step-1)/step*step, len(r.mem))
 	r.ahead(min(r.done+step, len(r.mem)))
 	return nil
@@ -104,20 +108,22 @@ func (r *region) ahead(end int) {
 	}()
 }
 
-// release gives memory behind the first n bytes back, at most limit bytes at
-// once, the last ones first. It reads as zero afterwards.
+// release gives memory behind the first n bytes back, at most limit bytes (a huge
+// page or more) at once, the last ones first. It reads as zero afterwards.
 func (r *region) release(n, limit int) {
 	n = (n + hugePage - 1) / hugePage * hugePage
 	if r.raw == nil || r.done-n < 2*hugePage {
 		return // not worth it: the next flows come soon
 	}
-	from := max(n, (r.done-limit+hugePage-1)/hugePage*hugePage)
-	r.populating.Wait()
+	from := max(n, (r.populated-limit+hugePage-1)/hugePage*hugePage)
+	r.populating.Wait() // or it would bring back what nobody knows of
 	if giveBack(r.mem[from:r.populated]) {
-		r.done, r.populated = from, from
+		r.done, r.populated = min(r.done, from), from
 	}
 }
 
+// close gives all memory back, once it is no longer being populated. It may be
+// called again.
 func (r *region) close() {
 	r.populating.Wait()
 	if r.raw != nil {

@@ -110,7 +110,7 @@ func (k FrontendKind) String() string {
 // is reached. It is immutable once it is in Services. What a new flow needs of
 // the service is here, too: of ten thousand services, few are in a cache.
 type Frontend struct {
-	key uint32 // protocol and port where it is
+	key uint32 // protocol and port, where it is in a slot
 	// ID is the service's.
 	ID   uint32
 	Kind FrontendKind

@@ -12,8 +12,8 @@ import (
 )
 
 // Services is who answers at which service address. It is a value that never
-// changes: With and Without return others that share with it all that is the
-// same. The zero value has no services. It is asked for the first packet of a
+// changes: what would change it returns another one, that shares with it all that
+// is the same. The zero value has no services. It is asked for the first packet of a
 // flow only.
 type Services struct {
 	fronts    frontends
@@ -201,9 +201,10 @@ func (s Services) with(at spot, f *Frontend) Services {
 }
 
 // Prefetch begins to load what Lookup and Choose will need for the packets of a
-// batch that have no flow yet, and conns for the tuples of the answers: step by
-// step for all of them at once, as where there are many services, each step of
-// each packet waits for memory. ps is no longer than a batch.
+// batch that have no flow yet, and what conns will need for the tuples of the
+// answers. It goes step by step for all packets at once: where there are many
+// services, each step of each packet waits for memory. ps is no longer than a
+// batch, and flows no shorter than ps.
 func (s *Services) Prefetch(ps []packet.Packet, flows []*Flow, conns *Table) {
 	if s.fronts.root == nil {
 		return

@@ -72,8 +72,9 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 }
 
 // warm has memory loaded that is needed beside the flows: of connections that
-// are to hear of a packet, and what decide reads for new flows where the batch
-// has more than one. Their waits overlap.
+// are to hear of a packet, of the index in which those of new flows are looked
+// for, and what decide reads of services where the batch has more than one new
+// flow. Their waits overlap.
 func (w *worker) warm() {
 	misses := 0
 	for i, f := range w.flows[:len(w.in.Packets)] {
