@@ -240,6 +240,9 @@ func (d *decider) route(w *passage) Reason {
 			d.forget(w.conn.ID)
 			return d.drop(EndpointGone, "route", "nobody has {addr} any more", "", dst)
 		}
+		if hop == nil && d.tables.Meeting && d.tables.Cluster.Lookup(dst) != nil {
+			return d.drop(Starting, "route", "no other node has been met yet, and {addr} may be one's", "", dst)
+		}
 		return d.drop(NoRoute, "route", "nobody has {addr}", "", dst)
 	}
 	w.hop = hop

@@ -157,6 +157,32 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
+// TestMeeting: before a node has met another one, it does not say that an
+// address of the cluster is nobody's.
+func TestMeeting(t *testing.T) {
+	for _, c := range []struct {
+		dst     string
+		meeting bool
+		want    Reason
+	}{
+		{"10.244.9.9", true, Starting},
+		{"10.244.9.9", false, NoRoute},
+		{"192.0.2.9", true, NoRoute}, // nobody's of the cluster
+	} {
+		r := newRig(t)
+		r.tables.Cluster = r.tables.Cluster.Insert(netip.MustParsePrefix("10.244.0.0/16"), &fib.Hop{Kind: fib.Unreachable})
+		r.tables.Meeting = c.meeting
+		r.publish()
+		r.send("a", build(t, macGW, macA, podA, c.dst, tcp("syn"), 0))
+		if c.want == Starting {
+			r.none("a", Starting)
+			continue
+		}
+		r.only("a") // who asks is told
+		r.dropped("a", c.want)
+	}
+}
+
 // TestTraceroute: the hop limit ends at the gateway, for first packets and
 // known flows.
 func TestTraceroute(t *testing.T) {

@@ -44,8 +44,8 @@ const (
 	NoSNATPort
 	// Untranslatable: a packet whose addresses cannot be changed (fragments of SCTP).
 	Untranslatable
-	// Starting: it may be for a service, and the node does not know yet which
-	// there are.
+	// Starting: it may be for a service, or for another node, and this one does not
+	// know yet which there are.
 	Starting
 	// PolicyEgress: a policy of the sender does not let it; PolicyIngress: one of
 	// the receiver.

@@ -106,6 +106,10 @@ type Tables struct {
 	// Starting: nobody has said yet what services there are. What could be for
 	// one then dies in silence, so that its sender tries again.
 	Starting bool
+	// Meeting: there may be other nodes, and none has been met yet. Nobody can
+	// say then that an address of the cluster is nobody's: packets to one that has
+	// no route die in silence, too.
+	Meeting bool
 	// MasqueradeOutside hides clients outside from backends on other nodes
 	// (policy Cluster), as kube-proxy does. Else the backend's node translates,
 	// and answers go back through the node that let the client in.

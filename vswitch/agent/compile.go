@@ -129,6 +129,9 @@ func (c *Compiler) SetStarting(yes bool) {
 	}
 }
 
+// SetMeeting tells whether there may be other nodes, none of which has been met.
+func (c *Compiler) SetMeeting(yes bool) { c.next.Meeting = yes }
+
 // SetOverlay tells which port is the overlay's or uplink's.
 func (c *Compiler) SetOverlay(port uint16, kind vswitch.PortKind, mtu int) {
 	c.setPort(port, &vswitch.PortInfo{Kind: kind, Name: linkName(kind), MTU: uint16(mtu)})

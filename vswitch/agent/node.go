@@ -67,6 +67,7 @@ type Node struct {
 	feed         string            // why nothing new is heard of what is desired; empty if it is
 	forwarding   bool              // packets pass: Run has waited for what it had to
 	deaf         bool              // there are services and policies, but nobody has told yet which
+	meeting      bool              // there may be other nodes, and none has been met
 	strangers    []string          // problems with nodes that cannot be peers
 	refused      map[string]string // why the link does not take a node as peer, by name
 	refuse       string            // why pods cannot be attached; empty if they can
@@ -89,6 +90,8 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 		n.watch = n.store.Watch()
 	}
 	n.compiler.SetStarting(n.deaf)
+	n.meeting = len(cfg.Gossip.Join) > 0
+	n.compiler.SetMeeting(n.meeting)
 	defer func() {
 		if err != nil {
 			n.close()
@@ -190,6 +193,13 @@ func (n *Node) Run(ctx context.Context) error {
 			case <-again.C:
 				n.tend()
 			}
+		}
+	})
+	wg.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(meetWithin):
+			n.metNobody()
 		}
 	})
 	wg.Go(func() {

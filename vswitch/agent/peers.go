@@ -3,6 +3,7 @@ package agent
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"vswitch/overlay/gossip"
 	"vswitch/vswitch"
@@ -86,10 +87,29 @@ func (n *Node) sync(s *gossip.State) {
 		n.absent = absent
 		n.setSelf()
 	}
+	if len(n.peers) > 0 && n.meeting {
+		n.meeting, changed = false, true
+		n.compiler.SetMeeting(false)
+	}
 	if changed {
 		n.serviceNodes()
 		n.sw.Publish(n.compiler.Publish())
 		n.link.follow(n.ranges(), n.peers)
+	}
+}
+
+// meetWithin bounds how long a node that meets no other takes it for possible that
+// there are some.
+const meetWithin = 10 * time.Second
+
+// metNobody ends the time in which there may be others.
+func (n *Node) metNobody() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.meeting {
+		n.meeting = false
+		n.compiler.SetMeeting(false)
+		n.sw.Publish(n.compiler.Publish())
 	}
 }
 
