@@ -250,3 +250,45 @@ func TestNoEvents(t *testing.T) {
 		t.Errorf("events %q, want one of each Service x/c", eventLines(c.Events()))
 	}
 }
+
+// TestEventsRemind: Run tells again what is still wrong, and sleeps as long as
+// nothing is.
+func TestEventsRemind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins at midnight
+		cfg := Default()
+		cfg.ServiceCIDRs = prefixes("10.96.0.0/30")
+		c, err := New(cluster.NewStore(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		defer func() { cancel(); <-ended }()
+		apply(t, c, objects(service("a"), service("b")))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		compareLines(t, c.Events())
+		if wake := c.nextWake(); !wake.IsZero() {
+			t.Errorf("the next thing to do is at %v, want none", wake)
+		}
+		apply(t, c, objects(service("c")))
+		const full = "Warning ServiceCIDRFull x/c no address is free in 10.96.0.0/30; delete services, or give the cluster a larger range (--service-cidr) "
+		compareLines(t, c.Events(), full+"x1 01:00-01:00")
+		time.Sleep(2*remindEvery - time.Second)
+		synctest.Wait()
+		compareLines(t, c.Events(), full+"x2 01:00-01:05")
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		compareLines(t, c.Events(), full+"x26 01:00-03:05")
+		if _, err := c.Delete(objects(service("a")).Refs()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Minute)
+		synctest.Wait()
+		compareLines(t, c.Events(), full+"x26 01:00-03:05")
+		if wake := c.nextWake(); !wake.IsZero() || len(c.index.told) != 0 {
+			t.Errorf("the next thing to do is at %v, because of %v; want none", wake, c.index.told)
+		}
+	})
+}
