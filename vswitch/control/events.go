@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,9 @@ const (
 	// messages, with at most so much time in between, has one for all further
 	// ones (EventAggregator in k8s.io/client-go/tools/record).
 	maxMessages, similarWithin = 10, 10 * time.Minute
+	// maxMessage is what is kept of a message, bytes (NoteLengthLimit in
+	// pkg/apis/core/validation/events.go).
+	maxMessage = 1024
 )
 
 // Events are what happened to objects of late, for people to read. They are in
@@ -92,6 +96,9 @@ func (e *Events) Record(v cluster.Event) {
 	defer e.mu.Unlock()
 	now := e.clock()
 	e.expire(now)
+	if len(v.Message) > maxMessage {
+		v.Message = strings.ToValidUTF8(v.Message[:maxMessage-len(" ...")], "") + " ..."
+	}
 	key := eventKey{v.Object, v.ObjectUID, v.Part, v.Node, v.Reason, v.Warning, ""}
 	s := e.similar[key]
 	if s == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,6 +136,22 @@ func TestEventsBounds(t *testing.T) {
 	}
 	if n := len(e.known); n != len(list) || len(e.similar) != n {
 		t.Errorf("%d and %d remembered of %d", n, len(e.similar), len(list))
+	}
+}
+
+// TestEventsLong: of a message without end, the beginning is kept, in whole runes.
+func TestEventsLong(t *testing.T) {
+	e := newTestEvents()
+	for _, long := range []string{strings.Repeat("a", maxMessage), strings.Repeat("b", maxMessage+1), strings.Repeat("é", maxMessage), "x" + strings.Repeat("é", maxMessage)} {
+		e.Record(occurred("a", "Sick", long, true))
+	}
+	var got []string
+	for _, v := range e.List().Events {
+		got = append(got, v.Message)
+	}
+	want := []string{strings.Repeat("a", 1024), strings.Repeat("b", 1020) + " ...", strings.Repeat("é", 510) + " ...", "x" + strings.Repeat("é", 509) + " ..."}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
 	}
 }
 
