@@ -225,9 +225,5 @@ func completeDelete(c *cobra.Command, args []string, word string) ([]string, cob
 	if len(args) > 0 {
 		return completeNames(c, args, word)
 	}
-	var kinds []string
-	for _, k := range []cluster.Kind{cluster.KindPod, cluster.KindDeployment, cluster.KindService, cluster.KindNetworkPolicy, cluster.KindClusterNetworkPolicy, cluster.KindNode, cluster.KindNamespace} {
-		kinds = append(kinds, strings.ToLower(string(k)))
-	}
-	return kinds, noFiles
+	return deletable(), noFiles
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +60,9 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 	case len(files) == 0 && len(args) >= 2:
 		kind, ok := cluster.ParseKind(args[0])
 		if !ok {
-			return nil, bad(fmt.Errorf("%q is no kind of object; use pod, deployment, service, networkpolicy, clusternetworkpolicy, node or namespace", args[0]))
+			kinds := deletable()
+			last := len(kinds) - 1
+			return nil, bad(fmt.Errorf("%q is no kind of object; use %s or %s", args[0], strings.Join(kinds[:last], ", "), kinds[last]))
 		}
 		for _, name := range args[1:] {
 			refs = append(refs, kind.Ref(cluster.Key{Namespace: namespace, Name: name}))
@@ -67,4 +70,13 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 		return refs, nil
 	}
 	return nil, bad(errors.New("name what to delete: -f FILE, or a kind and names"))
+}
+
+// deletable are the kinds that people delete, as a command line names them.
+func deletable() (names []string) {
+	for _, k := range []cluster.Kind{cluster.KindPod, cluster.KindDeployment, cluster.KindService, cluster.KindEndpointSlice, cluster.KindEndpoints,
+		cluster.KindNetworkPolicy, cluster.KindClusterNetworkPolicy, cluster.KindNode, cluster.KindNamespace} {
+		names = append(names, strings.ToLower(string(k)))
+	}
+	return names
 }

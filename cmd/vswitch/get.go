@@ -33,8 +33,8 @@ done as asked, such as a port that no pod has.
 
 Events are what happened of late, those that were seen last at the end: warnings of what a
 Service could not be given or why a Pod does not run, and what went well. An event that
-happens again is counted (-o wide), and is forgotten after an hour; what is still wrong
-then, the object itself says. Events of nodes are in namespace default.
+happens again, or is still so after five minutes, is counted (-o wide); it is forgotten an
+hour after that. Events of nodes are in namespace default.
 
 A flow is a connection as a node sees it: SOURCE and DESTINATION are those of its first
 packet as it came, FROM and TO who they are. Behind a SERVICE, the node sent it on to

@@ -43,6 +43,7 @@ const (
 	eventForeignPort      = "PortOutOfRange"
 	eventNotBalanced      = "SyncLoadBalancerFailed"
 	eventBalanced         = "EnsuredLoadBalancer"
+	eventUnschedulable    = "FailedScheduling" // of pods (pkg/scheduler/schedule_one.go)
 )
 
 func (l *lack) passes() bool { return l != nil && (l.reason == exhausted || l.reason == taken) }
@@ -245,9 +246,12 @@ func (c *claims) balancerIP(v *cluster.Service, f cluster.IPFamily) (reason, mes
 	return "", ""
 }
 
-// setCondition says that a condition is not so, or with a nil lack, drops it. What
-// is new, an event tells.
+// setCondition says that a condition is not so, or with a nil lack, drops it. An
+// event tells of it unless one did.
 func (s *step) setCondition(v *cluster.Service, kind string, l *lack) {
+	if l != nil {
+		s.said.lacks(v.Key(), kind, l)
+	}
 	at := slices.IndexFunc(v.Conditions, func(c cluster.Condition) bool { return c.Type == kind })
 	switch {
 	case l == nil && at < 0:
@@ -258,10 +262,8 @@ func (s *step) setCondition(v *cluster.Service, kind string, l *lack) {
 		}
 	case at < 0:
 		v.Conditions = append(slices.Clone(v.Conditions), cluster.Condition{Type: kind, Reason: l.reason, Message: l.message, Since: s.now})
-		s.said.lacks(v.Key(), kind, l)
 	case v.Conditions[at].Reason != l.reason || v.Conditions[at].Message != l.message:
 		v.Conditions = slices.Clone(v.Conditions)
 		v.Conditions[at].Reason, v.Conditions[at].Message = l.reason, l.message
-		s.said.lacks(v.Key(), kind, l)
 	}
 }

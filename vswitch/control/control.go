@@ -301,6 +301,7 @@ func (c *Controller) update(fn func(*step) error) error {
 			return err
 		}
 		events = s.eventsSince(before)
+		s.wake = s.index.next()
 		return nil
 	})
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,9 @@ const (
 	// messages, with at most so much time in between, has one for all further
 	// ones (EventAggregator in k8s.io/client-go/tools/record).
 	maxMessages, similarWithin = 10, 10 * time.Minute
+	// maxMessage is what is kept of a message, bytes (NoteLengthLimit in
+	// pkg/apis/core/validation/events.go).
+	maxMessage = 1024
 )
 
 // Events are what happened to objects of late, for people to read. They are in
@@ -32,6 +36,7 @@ const (
 // waited for. The methods are safe for concurrent use.
 type Events struct {
 	clock func() time.Time // in whole seconds
+	began uint64           // Unix time in ns: makes names others than those of earlier Events
 
 	mu       sync.Mutex // guards what follows
 	revision uint64     // counts changes
@@ -51,8 +56,8 @@ type eventKey struct {
 
 // similar are the events that differ by their message only.
 type similar struct {
-	events   int // remembered
-	messages map[string]bool
+	events   int      // remembered
+	messages []string // different ones
 	last     time.Time
 }
 
@@ -72,7 +77,7 @@ type remembered struct {
 }
 
 func newEvents(clock func() time.Time) *Events {
-	return &Events{clock: clock, known: map[eventKey]*remembered{}, similar: map[eventKey]*similar{},
+	return &Events{clock: clock, began: uint64(time.Now().UnixNano()), known: map[eventKey]*remembered{}, similar: map[eventKey]*similar{},
 		lists: map[eventList]*list.List{}, waiting: map[chan struct{}]struct{}{}}
 }
 
@@ -91,19 +96,24 @@ func (e *Events) Record(v cluster.Event) {
 	defer e.mu.Unlock()
 	now := e.clock()
 	e.expire(now)
+	if len(v.Message) > maxMessage {
+		v.Message = strings.ToValidUTF8(v.Message[:maxMessage-len(" ...")], "") + " ..."
+	}
 	key := eventKey{v.Object, v.ObjectUID, v.Part, v.Node, v.Reason, v.Warning, ""}
 	s := e.similar[key]
 	if s == nil {
 		s = &similar{}
 		e.similar[key] = s
 	}
-	if s.messages == nil || now.Sub(s.last) > similarWithin {
-		s.messages = map[string]bool{}
+	if now.Sub(s.last) > similarWithin {
+		s.messages = nil
 	}
 	s.last = now
-	if key.message = v.Message; len(s.messages) < maxMessages {
-		s.messages[v.Message] = true
-	} else if !s.messages[v.Message] {
+	switch key.message = v.Message; {
+	case slices.Contains(s.messages, v.Message):
+	case len(s.messages) < maxMessages:
+		s.messages = append(s.messages, v.Message)
+	default:
 		key.message, v.Message = "", "(combined from similar events): "+v.Message
 	}
 	e.revision++
@@ -127,7 +137,7 @@ func (e *Events) Record(v cluster.Event) {
 func (e *Events) add(r *remembered) {
 	v := r.Event
 	v.Meta = cluster.Meta{Namespace: cmp.Or(v.Object.Namespace, "default"), UID: randomUID(), Created: v.First, ResourceVersion: e.revision}
-	v.Name = fmt.Sprintf("%s.%016x", v.Object.Name, hash(r.key, v.First.UnixNano()))
+	v.Name = fmt.Sprintf("%s.%016x", v.Object.Name, e.began+e.revision)
 	e.known[r.key] = r
 	r.in = [2]eventList{{v.Namespace, v.Warning}, {"", v.Warning}}
 	for i, most := range [2]int{maxEventsIn, maxEvents} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,6 +139,22 @@ func TestEventsBounds(t *testing.T) {
 	}
 }
 
+// TestEventsLong: of a message without end, the beginning is kept, in whole runes.
+func TestEventsLong(t *testing.T) {
+	e := newTestEvents()
+	for _, long := range []string{strings.Repeat("a", maxMessage), strings.Repeat("b", maxMessage+1), strings.Repeat("é", maxMessage), "x" + strings.Repeat("é", maxMessage)} {
+		e.Record(occurred("a", "Sick", long, true))
+	}
+	var got []string
+	for _, v := range e.List().Events {
+		got = append(got, v.Message)
+	}
+	want := []string{strings.Repeat("a", 1024), strings.Repeat("b", 1020) + " ...", strings.Repeat("é", 510) + " ...", "x" + strings.Repeat("é", 509) + " ..."}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestEventsSimilar: many messages of one kind become one event.
 func TestEventsSimilar(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -249,4 +266,46 @@ func TestNoEvents(t *testing.T) {
 	if l := c.Events().List().Events; len(l) != 2 || l[0].ObjectUID == l[1].ObjectUID || l[0].Name == l[1].Name {
 		t.Errorf("events %q, want one of each Service x/c", eventLines(c.Events()))
 	}
+}
+
+// TestEventsRemind: Run tells again what is still wrong, and sleeps as long as
+// nothing is.
+func TestEventsRemind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins at midnight
+		cfg := Default()
+		cfg.ServiceCIDRs = prefixes("10.96.0.0/30")
+		c, err := New(cluster.NewStore(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { c.Run(ctx); close(ended) }()
+		defer func() { cancel(); <-ended }()
+		apply(t, c, objects(service("a"), service("b")))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		compareLines(t, c.Events())
+		if wake := c.nextWake(); !wake.IsZero() {
+			t.Errorf("the next thing to do is at %v, want none", wake)
+		}
+		apply(t, c, objects(service("c")))
+		const full = "Warning ServiceCIDRFull x/c no address is free in 10.96.0.0/30; delete services, or give the cluster a larger range (--service-cidr) "
+		compareLines(t, c.Events(), full+"x1 01:00-01:00")
+		time.Sleep(2*remindEvery - time.Second)
+		synctest.Wait()
+		compareLines(t, c.Events(), full+"x2 01:00-01:05")
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		compareLines(t, c.Events(), full+"x26 01:00-03:05")
+		if _, err := c.Delete(objects(service("a")).Refs()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Minute)
+		synctest.Wait()
+		compareLines(t, c.Events(), full+"x26 01:00-03:05")
+		if wake := c.nextWake(); !wake.IsZero() || len(c.index.told) != 0 {
+			t.Errorf("the next thing to do is at %v, because of %v; want none", wake, c.index.told)
+		}
+	})
 }

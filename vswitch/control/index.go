@@ -33,10 +33,12 @@ type index struct {
 	services   map[cluster.Key]bool // which may lack an address or a port
 	recheck    bool                 // what was decided for services was not kept
 	turned     map[string]bool      // nodes that became ready, or ceased to be
+	told       news                 // what events told of services, and may still be so
 
 	// What is to be looked at by time alone.
-	due     map[cluster.Key]time.Time // Deployments
-	startBy time.Time                 // pods wait for nodes that start until then; zero: they do not
+	due      map[cluster.Key]time.Time // Deployments
+	startBy  time.Time                 // pods wait for nodes that start until then; zero: they do not
+	remindBy time.Time                 // what is still wrong is told again; zero: nothing is
 }
 
 // load is what a node carries.
@@ -52,7 +54,7 @@ func newIndex(cfg *Config) *index {
 		owned: map[cluster.Key]map[cluster.Key]bool{}, onNode: map[string]*load{}, pending: map[cluster.Key]bool{},
 		reached: map[string]bool{}, dirty: map[cluster.Key]bool{}, namespaces: map[string]bool{}, names: map[string]bool{},
 		due: map[cluster.Key]time.Time{}, claims: newClaims(cfg), fan: newFanout(),
-		wanting: map[cluster.Key]bool{}, retried: map[cluster.Key]bool{}, services: map[cluster.Key]bool{}, turned: map[string]bool{},
+		wanting: map[cluster.Key]bool{}, retried: map[cluster.Key]bool{}, services: map[cluster.Key]bool{}, turned: map[string]bool{}, told: news{},
 	}
 }
 
@@ -172,7 +174,10 @@ func member(sets map[cluster.Key]map[cluster.Key]bool, set, k cluster.Key, in bo
 
 // sorted returns a set's keys in order; what is decided must not depend on the
 // order of a map.
-func sorted(set map[cluster.Key]bool) []cluster.Key {
+func sorted[V any](set map[cluster.Key]V) []cluster.Key {
+	if len(set) == 0 { // as is usual, and then it costs nothing
+		return nil
+	}
 	return slices.SortedFunc(maps.Keys(set), compareKeys)
 }
 
@@ -196,7 +201,6 @@ func (s *step) decide() error {
 	x.clock(s.now)
 	for range maxPasses {
 		if !x.follow(s.tx.State(), s.tx.Own()) && x.idle() {
-			s.wake = x.next()
 			return nil
 		}
 		if err := s.pass(); err != nil {
@@ -225,6 +229,9 @@ func (x *index) next() time.Time {
 	wake := x.startBy
 	for _, t := range x.due {
 		wake = earlier(wake, t)
+	}
+	if !x.remindBy.IsZero() {
+		wake = earlier(wake, x.remindBy)
 	}
 	return wake
 }

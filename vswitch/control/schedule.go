@@ -34,7 +34,7 @@ func (s *step) schedule() {
 		} else if why := unschedulable(nodes, p.NodeSelector); why != p.Reason {
 			p.Reason = why
 			s.put(&p)
-			s.said.happened(&p, true, "FailedScheduling", why)
+			s.said.happened(&p, true, eventUnschedulable, why)
 		}
 	}
 	s.index.startBy = early

@@ -229,7 +229,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	}
 	defer resp.Body.Close()
 	var e apiError
-	if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&e) != nil || e.Message == "" {
+	if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Message == "" {
 		e.Message = resp.Status
 	}
 	err = errorOf(resp.StatusCode, e.Message)
