@@ -188,15 +188,13 @@ func (s *Server) converse(r *reply, a *association, c chunk, rest []byte) {
 			sack = true
 			s.hear(r, a, c, &data)
 		case typeCookieEcho:
-			r.chunk(typeCookieAck, 0, 0)
+			r.say(len(data), typeCookieAck, nil)
 		case typeHeartbeat:
-			if body := c[chunkLen:]; r.room(len(data) + len(c)) {
-				copy(r.chunk(typeHeartbeatAck, 0, len(body)), body)
-			}
+			r.say(len(data), typeHeartbeatAck, c[chunkLen:])
 		case typeShutdown:
-			r.chunk(typeShutdownAck, 0, 0)
+			r.say(len(data), typeShutdownAck, nil)
 		case typeShutdownAck: // to what nobody has said
-			r.chunk(typeShutdownComplete, 0, 0)
+			r.say(len(data), typeShutdownComplete, nil)
 			delete(s.known, a.ours)
 		case typeAbort, typeShutdownComplete:
 			delete(s.known, a.ours)
@@ -303,6 +301,13 @@ func (r *reply) chunk(kind, flags uint8, n int) []byte {
 	at := len(r.buf)
 	r.buf = appendChunk(r.buf, kind, flags, n)
 	return r.buf[at+chunkLen : at+chunkLen+n]
+}
+
+// say adds a chunk, if it fits beside a SACK and that many bytes of data.
+func (r *reply) say(data int, kind uint8, body []byte) {
+	if r.room(data + sackLen + chunkLen + len(body) + 3) {
+		copy(r.chunk(kind, 0, len(body)), body)
+	}
 }
 
 // room reports whether n bytes more fit.
