@@ -2,6 +2,7 @@ package sctp
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -91,5 +92,16 @@ func TestListen(t *testing.T) {
 				t.Errorf("%s: %q, want %q", a, got, want)
 			}
 		}
+	}
+}
+
+// TestClaim: a port is one server's, as long as its process lives.
+func TestClaim(t *testing.T) {
+	const port = 28366
+	if err := Claim(port); err != nil {
+		t.Fatal(err)
+	}
+	if err := Claim(port); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("a port that is taken: error %v", err)
 	}
 }
