@@ -103,7 +103,7 @@ func (s *builtIn) openSCTP() {
 func (s *builtIn) listenSCTP(web *handover) error {
 	if s.sctp != nil {
 		for _, port := range s.SCTP {
-			if err := sctp.Claim(port); err != nil {
+			if _, err := sctp.Claim(port); err != nil { // for good
 				return err
 			}
 		}

@@ -95,13 +95,22 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// TestClaim: a port is one server's, as long as its process lives.
+// TestClaim: a port is one server's, until that one releases it.
 func TestClaim(t *testing.T) {
 	const port = 28366
-	if err := Claim(port); err != nil {
-		t.Fatal(err)
-	}
-	if err := Claim(port); !errors.Is(err, unix.EADDRINUSE) {
-		t.Errorf("a port that is taken: error %v", err)
+	for range 2 {
+		release, err := Claim(port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Claim(port); !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("a port that is taken: error %v", err)
+		}
+		if other, err := Claim(port + 1); err != nil {
+			t.Error(err)
+		} else {
+			other()
+		}
+		release()
 	}
 }

@@ -4,9 +4,10 @@
 // as its own would abort every association that it does not know.
 //
 // The server never speaks first and has no timers: it answers each message, and
-// repeats what was lost when the client repeats what it said. It has one address
-// and one stream, and of the protocol's extensions none. It is the lab's, for its
-// built-in server.
+// repeats the newest answer when the client repeats its message. An older one
+// that was lost, of a client that did not wait for it, stays lost. The server has
+// one address and one stream, and of the protocol's extensions none. It is the
+// lab's, for its built-in server.
 package sctp
 
 import (
