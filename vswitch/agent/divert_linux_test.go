@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/netns"
 	"vswitch/vswitch/netns/netnstest"
@@ -179,6 +181,44 @@ func (a *alone) still(c net.Conn, want string) {
 	}
 }
 
+// lost checks that a connection of the node with ADDRESS:PORT, of which only its
+// own side is left, is reset.
+func (a *alone) lost(to string, from uint16) {
+	a.t.Helper()
+	server := netip.MustParseAddrPort(to)
+	netnstest.Do(a.t, a.own.NetNS, func() error {
+		family, sockaddr := unix.AF_INET, func(port uint16) unix.Sockaddr {
+			return &unix.SockaddrInet4{Addr: server.Addr().As4(), Port: int(port)}
+		}
+		if server.Addr().Is6() {
+			family, sockaddr = unix.AF_INET6, func(port uint16) unix.Sockaddr {
+				return &unix.SockaddrInet6{Addr: server.Addr().As16(), Port: int(port)}
+			}
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		// In repair, a socket is connected without a word; when that ends, it probes the
+		// other side's window (tcp_send_window_probe in the kernel).
+		timeout := unix.Timeval{Sec: 30}
+		if err := errors.Join(
+			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1),
+			unix.Bind(fd, sockaddr(from)),
+			unix.Connect(fd, sockaddr(server.Port())),
+			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 0),
+		); err != nil {
+			return fmt.Errorf("connect from port %d: %w", from, err)
+		}
+		if n, err := unix.Read(fd, make([]byte, 100)); err != unix.ECONNRESET {
+			a.t.Errorf("a lost connection with %s from port %d reads %d bytes, error %v", to, from, n, err)
+		}
+		return nil
+	})
+}
+
 // diverted checks how many rules there are besides those of node ports, and the
 // number of those.
 func (a *alone) diverted(services, nodePorts int) {
@@ -214,6 +254,10 @@ func TestOwnServices(t *testing.T) {
 	a.diverted(4, 6)
 	a.still(before, "node")
 	a.still(before6, "node")
+	for _, from := range []uint16{20000, 30500} { // the reset goes to the switch, too, if there may be a node port
+		a.lost(own4, from)
+		a.lost(own6, from)
+	}
 
 	// A balancer's address; and a client's port that is a service's.
 	a.web(func(s *cluster.Service) {

@@ -76,10 +76,7 @@ func (s *builtIn) serve(ready func()) error {
 		}
 		go s.serveUDP(conn)
 	}
-	if s.sctp != nil {
-		answer := func(_ uint16, client netip.AddrPort) []byte { return []byte(s.answer(client)) }
-		go sctp.New(s.SCTP, answer).Serve(s.sctp)
-	} else if err := s.listenSCTP(web); err != nil {
+	if err := s.listenSCTP(web); err != nil {
 		return fmt.Errorf("built-in server: %w", err)
 	}
 	fmt.Printf("built-in server of %s: TCP %v, UDP %v, SCTP %v\n", s.Pod, s.TCP, s.UDP, s.SCTP)
@@ -102,8 +99,18 @@ func (s *builtIn) openSCTP() {
 	}
 }
 
-// listenSCTP serves SCTP by the kernel's own.
+// listenSCTP serves SCTP by the raw sockets, else by the kernel's own.
 func (s *builtIn) listenSCTP(web *handover) error {
+	if s.sctp != nil {
+		for _, port := range s.SCTP {
+			if _, err := sctp.Claim(port); err != nil { // for good
+				return err
+			}
+		}
+		answer := func(_ uint16, client netip.AddrPort) []byte { return []byte(s.answer(client)) }
+		go sctp.New(s.SCTP, answer).Serve(s.sctp)
+		return nil
+	}
 	for _, port := range s.SCTP {
 		ln, err := sctp.Listen(port)
 		if err != nil {

@@ -393,6 +393,23 @@ func TestBuiltInServerOfUser(t *testing.T) {
 	}
 }
 
+// TestBuiltInServerTaken: of two containers with one SCTP port, one has it, and
+// the other one says what is wrong.
+func TestBuiltInServerTaken(t *testing.T) {
+	two := newTestPod("two")
+	two.Containers[0].Ports = []cluster.ContainerPort{{Port: 90, Protocol: packet.ProtoSCTP}}
+	two.Containers = append(two.Containers, cluster.Container{Name: "side", Ports: two.Containers[0].Ports})
+	c := start(t, options(two))
+	eventually(t, func() string {
+		p := getPod(t, c, "two")
+		s := p.Statuses
+		if s[0].Running == s[1].Running || !strings.Contains(p.Reason, "listen at SCTP port 90: address already in use") {
+			return fmt.Sprintf("running %t and %t, reason %q", s[0].Running, s[1].Running, p.Reason)
+		}
+		return ""
+	})
+}
+
 func TestDeletePod(t *testing.T) {
 	dir := t.TempDir()
 	gentle := newTestPod("gentle", sh("trap 'echo bye > "+dir+"/gentle; exit 0' TERM; while :; do sleep 0.05; done")...)

@@ -73,6 +73,23 @@ func Open() (Conns, error) {
 	return all, nil
 }
 
+// Claim takes a port of this network namespace until it is released or the
+// process ends, as raw sockets have no ports: several servers that answer at one
+// would abort each other's associations. It is an error if another server has it.
+// The name that stands for it is an abstract one of a Unix socket, which network
+// namespaces have each for themselves (network_namespaces(7)).
+func Claim(port uint16) (release func(), err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("listen at SCTP port %d: %w", port, err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprint("@vswitch/sctp/", port)}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("listen at SCTP port %d: %w", port, err)
+	}
+	return func() { unix.Close(fd) }, nil
+}
+
 // receiveInfo has an IPv6 socket say where packets went.
 func receiveInfo(c *net.IPConn) error {
 	raw, err := c.SyscallConn()

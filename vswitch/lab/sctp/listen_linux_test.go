@@ -2,6 +2,7 @@ package sctp
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -91,5 +92,25 @@ func TestListen(t *testing.T) {
 				t.Errorf("%s: %q, want %q", a, got, want)
 			}
 		}
+	}
+}
+
+// TestClaim: a port is one server's, until that one releases it.
+func TestClaim(t *testing.T) {
+	const port = 28366
+	for range 2 {
+		release, err := Claim(port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Claim(port); !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("a port that is taken: error %v", err)
+		}
+		if other, err := Claim(port + 1); err != nil {
+			t.Error(err)
+		} else {
+			other()
+		}
+		release()
 	}
 }

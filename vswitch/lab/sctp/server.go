@@ -4,9 +4,10 @@
 // as its own would abort every association that it does not know.
 //
 // The server never speaks first and has no timers: it answers each message, and
-// repeats what was lost when the client repeats what it said. It has one address
-// and one stream, and of the protocol's extensions none. It is the lab's, for its
-// built-in server.
+// repeats the newest answer when the client repeats its message. An older one
+// that was lost, of a client that did not wait for it, stays lost. The server has
+// one address and one stream, and of the protocol's extensions none. It is the
+// lab's, for its built-in server.
 package sctp
 
 import (
@@ -188,15 +189,13 @@ func (s *Server) converse(r *reply, a *association, c chunk, rest []byte) {
 			sack = true
 			s.hear(r, a, c, &data)
 		case typeCookieEcho:
-			r.chunk(typeCookieAck, 0, 0)
+			r.say(len(data), typeCookieAck, nil)
 		case typeHeartbeat:
-			if body := c[chunkLen:]; r.room(len(data) + len(c)) {
-				copy(r.chunk(typeHeartbeatAck, 0, len(body)), body)
-			}
+			r.say(len(data), typeHeartbeatAck, c[chunkLen:])
 		case typeShutdown:
-			r.chunk(typeShutdownAck, 0, 0)
+			r.say(len(data), typeShutdownAck, nil)
 		case typeShutdownAck: // to what nobody has said
-			r.chunk(typeShutdownComplete, 0, 0)
+			r.say(len(data), typeShutdownComplete, nil)
 			delete(s.known, a.ours)
 		case typeAbort, typeShutdownComplete:
 			delete(s.known, a.ours)
@@ -303,6 +302,13 @@ func (r *reply) chunk(kind, flags uint8, n int) []byte {
 	at := len(r.buf)
 	r.buf = appendChunk(r.buf, kind, flags, n)
 	return r.buf[at+chunkLen : at+chunkLen+n]
+}
+
+// say adds a chunk, if it fits beside a SACK and that many bytes of data.
+func (r *reply) say(data int, kind uint8, body []byte) {
+	if r.room(data + sackLen + chunkLen + len(body) + 3) {
+		copy(r.chunk(kind, 0, len(body)), body)
+	}
 }
 
 // room reports whether n bytes more fit.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -194,6 +195,23 @@ func TestFull(t *testing.T) {
 		t.Errorf("%d bytes: %s", len(answer), text)
 	}
 	c.expect(fmt.Sprintf(`c11e0001: Sack %d, Data %d "80 to 10.244.1.7:40000"`, 100+n, n), c.tag, many[n])
+
+	// What has an answer of its own is answered as far as it fits, too.
+	tsn := 101 + uint32(n)
+	beat := raw(layers.SCTPChunkTypeHeartbeat, 0, make([]byte, 57))
+	echo, shutdown := raw(layers.SCTPChunkTypeCookieEcho, 0, nil), raw(layers.SCTPChunkTypeShutdown, 0, make([]byte, 4))
+	for _, more := range []gopacket.SerializableLayer{beat, echo, shutdown} {
+		for _, last := range []bool{false, true} {
+			all := append([]gopacket.SerializableLayer{data(tsn, "x", whole)}, slices.Repeat(chunks{more}, 1000)...)
+			if last {
+				slices.Reverse(all)
+			}
+			if answer := c.send(c.tag, all...); len(answer) > maxPacket || len(answer) < maxPacket-100 {
+				t.Errorf("%d bytes", len(answer))
+			}
+			tsn++
+		}
+	}
 }
 
 // TestStranger is what is said to packets of associations that there are not
