@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -13,6 +14,9 @@ func mapped(t *testing.T, n int) *region {
 	onSystem(t)
 	r := reserve(n)
 	if r.raw == nil {
+		if _, err := mapAnonymous(n); !errors.Is(err, errors.ErrUnsupported) {
+			t.Fatalf("the system gives no memory: %v", err)
+		}
 		t.Skip("no memory but the heap's on this system")
 	}
 	t.Cleanup(r.close)

@@ -16,9 +16,8 @@ import (
 // is the same. The zero value has no services. It is asked for the first packet of a
 // flow only.
 type Services struct {
-	fronts    frontends
-	addrs     *bart.Table[address]
-	nodePorts [2]ports // of IPv4 and IPv6
+	fronts frontends
+	addrs  *bart.Table[address]
 }
 
 // address is what is known of an address, or of a range of cluster IPs.
@@ -30,42 +29,14 @@ type address struct {
 	clusterIPs int      // how many of them make it a cluster IP, which goes nowhere else
 }
 
-// ports are frontends in order of their key.
-type ports []portFrontend
-
-type portFrontend struct {
-	key uint32
-	*Frontend
-}
-
 func portKey(proto uint8, port uint16) uint32 { return uint32(proto)<<16 | uint32(port) }
 
-func (ps ports) search(key uint32) (int, bool) {
-	return slices.BinarySearchFunc(ps, key, func(p portFrontend, key uint32) int { return int(p.key) - int(key) })
-}
+// everyNode marks the keys of node ports, which are at the unspecified address of
+// their family. No packet has such a key, so none to that address finds them.
+const everyNode = 1 << 31
 
-func (ps ports) get(key uint32) *Frontend {
-	if i, ok := ps.search(key); ok {
-		return ps[i].Frontend
-	}
-	return nil
-}
-
-// with returns a copy in which f, if not nil, has the key.
-func (ps ports) with(key uint32, f *Frontend) ports {
-	i, ok := ps.search(key)
-	switch {
-	case f == nil && !ok:
-		return ps
-	case f == nil:
-		return slices.Concat(ps[:i], ps[i+1:])
-	case ok:
-		ps = slices.Clone(ps)
-		ps[i].Frontend = f
-		return ps
-	}
-	return slices.Concat(ps[:i], ports{{key, f}}, ps[i:])
-}
+// unspecified are the addresses that node ports are at.
+var unspecified = [...]packet.Addr{packet.AddrFrom(netip.IPv4Unspecified()), packet.AddrFrom(netip.IPv6Unspecified())}
 
 // Match is how a destination is related to services.
 type Match uint8
@@ -97,7 +68,7 @@ func (s *Services) Lookup(t *packet.Tuple, ingress bool) (*Frontend, Match) {
 	case !ok:
 		return nil, NoService
 	case a.node || a.peer && ingress:
-		if f := s.nodePorts[family(t.Dst.Is4())].get(key); f != nil {
+		if f := s.fronts.get(&unspecified[family(t.Dst.Is4())], key|everyNode); f != nil {
 			return f, Matched
 		}
 	}
@@ -172,12 +143,11 @@ func family(is4 bool) int {
 
 // with returns Services in which f, if not nil, is at the spot.
 func (s Services) with(at spot, f *Frontend) Services {
+	addr := packet.AddrFrom(at.addr)
 	if at.addr.IsUnspecified() {
-		i := family(at.addr.Is4())
-		s.nodePorts[i] = s.nodePorts[i].with(at.key, f)
+		s.fronts = s.fronts.with(addr, at.key|everyNode, f)
 		return s
 	}
-	addr := packet.AddrFrom(at.addr)
 	old := s.fronts.get(&addr, at.key)
 	if old == nil && f == nil {
 		return s
