@@ -234,7 +234,7 @@ func (n *Node) settle(ctx context.Context) {
 	defer look.Stop()
 	for {
 		n.mu.Lock()
-		settled := !n.deaf && (len(n.cfg.Gossip.Join) == 0 || len(n.peers) > 0)
+		settled := !n.deaf && !n.meeting
 		n.mu.Unlock()
 		if settled {
 			return
