@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,8 +35,10 @@ type builtIn struct {
 }
 
 // silence is how long a client may say nothing before it is taken for one that
-// waits for the server to speak, like nc.
-const silence = 300 * time.Millisecond
+// waits for the server to speak, like nc. A request may come this late that was
+// sent again, or that waited while its node's process started again; a line that
+// is spoken before it would be taken for a broken HTTP server.
+const silence = 3 * time.Second
 
 func (s *builtIn) answer(client fmt.Stringer) string {
 	return fmt.Sprintf("%s on %s, client %s\n", s.Pod, s.Node, client)
@@ -132,9 +135,9 @@ func (s *builtIn) serveTCP(ln net.Listener, web *handover) {
 		go func() {
 			c := &bufferedConn{Conn: conn, r: bufio.NewReader(conn)}
 			c.SetReadDeadline(time.Now().Add(silence))
-			first, _ := c.r.Peek(4)
+			http := beginsHTTP(c.r)
 			c.SetReadDeadline(time.Time{})
-			if isHTTP(first) {
+			if http {
 				web.take(c)
 				return
 			}
@@ -179,10 +182,17 @@ func (s *builtIn) serveUDP(conn net.PacketConn) {
 	}
 }
 
-// isHTTP reports whether the first bytes of a stream begin an HTTP request.
-func isHTTP(first []byte) bool {
+// beginsHTTP reports whether a stream begins an HTTP request. It waits for no more
+// bytes than it takes to know.
+func beginsHTTP(r *bufio.Reader) bool {
 	methods := []string{"GET ", "HEAD", "POST", "PUT ", "DELE", "OPTI", "PATC", "CONN", "TRAC", "PRI "}
-	return slices.ContainsFunc(methods, func(m string) bool { return string(first) == m })
+	for n := 1; n <= 4; n++ {
+		first, err := r.Peek(n)
+		if err != nil || !slices.ContainsFunc(methods, func(m string) bool { return strings.HasPrefix(m, string(first)) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // bufferedConn is a connection of which something was read ahead.

@@ -312,7 +312,7 @@ func TestBuiltInServe(t *testing.T) {
 	}
 	const want = "shop/a on node1, client ME\n"
 	for _, host := range []string{"127.0.0.1", "::1"} {
-		for _, say := range []string{"", "hi\n", "x", strings.Repeat("y", 3000)} {
+		for _, say := range []string{"hi\n", "x", strings.Repeat("y", 3000)} {
 			if got := ask("tcp", host, tcp, say); got != want {
 				t.Errorf("TCP %s, %.10q: %q, want %q", host, say, got, want)
 			}
@@ -323,6 +323,9 @@ func TestBuiltInServe(t *testing.T) {
 		if got := ask("udp", host, udp, "hi"); got != want {
 			t.Errorf("UDP %s: %q, want %q", host, got, want)
 		}
+	}
+	if got := ask("tcp", "127.0.0.1", tcp, ""); got != want {
+		t.Errorf("a silent client: %q, want %q", got, want)
 	}
 	if err := (&builtIn{TCP: []uint16{tcp}}).serve(func() {}); err == nil {
 		t.Error("a port that is taken is no error")
