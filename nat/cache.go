@@ -16,18 +16,17 @@ const (
 	candidates = 4
 	// releaseStep bounds the bytes that one Sweep gives back.
 	releaseStep = 4 * hugePage
-)
 
-// hole in the place of a connection marks an entry without flow. No
-// connection has this ID.
-const hole = ^ID(0)
+	wideSize = int(unsafe.Sizeof(wide{}))
+)
 
 // Cache finds the Flow of a packet. It belongs to one worker: no method may be
 // called while another one runs. Lookups do not allocate, and neither they nor
 // insertions wait for a growing table.
 //
 // Flows lie densely in one stretch of memory, beside an index of four-byte
-// slots. Pointers to flows are valid until the next Sweep, Delete or Close, and
+// slots. What is needed only of some, or seldom, lies in other stretches of the
+// same order; of the addresses of IPv6 only those pages exist that hold some. Pointers to flows are valid until the next Sweep, Delete or Close, and
 // those that LookupBatch returned, with insertions in between, until its next call.
 type Cache struct {
 	// Evicted, if set, sees a flow before another one takes its place for want
@@ -36,6 +35,8 @@ type Cache struct {
 
 	x     index
 	flows []Flow // as many as there may be; the first used of them hold flows or holes
+	conns []ID   // the connection of each flow
+	wides []wide // the rest of each flow that is of IPv6
 	used  uint32
 	holes uint32
 	hand  uint32 // where the search for a flow to give up goes on
@@ -45,15 +46,17 @@ type Cache struct {
 	pins    [packet.BatchSize]uint32
 	touched uint64 // keeps the compiler from leaving out loads that only warm the cache
 
-	mem, tagMem *region
+	mem, tagMem, connMem, wideMem *region
 }
 
 // NewCache returns an empty cache for at most size flows, but room for 256 and
 // for no more than 2*MaxConns. Memory is used as it fills.
 func NewCache(size int) *Cache {
 	size = min(max(size, minFlows), 2*MaxConns)
-	c := &Cache{mem: reserve(size * FlowSize), tagMem: reserve(size * 4)}
+	c := &Cache{mem: reserve(size * FlowSize), tagMem: reserve(size * 4), connMem: reserve(size * 8), wideMem: reserve(size * wideSize)}
 	c.flows = unsafe.Slice((*Flow)(unsafe.Pointer(unsafe.SliceData(c.mem.mem))), size)
+	c.conns = unsafe.Slice((*ID)(unsafe.Pointer(unsafe.SliceData(c.connMem.mem))), size)
+	c.wides = unsafe.Slice((*wide)(unsafe.Pointer(unsafe.SliceData(c.wideMem.mem))), size)
 	c.x = makeIndex(&ground{indexes: 1}, 0, 2*firstFlows, uint32(size), words(c.tagMem.mem, size))
 	return c
 }
@@ -64,8 +67,9 @@ func (c *Cache) Len() int { return int(c.used - c.holes) }
 // Close gives the memory back. No flow may be used afterwards.
 func (c *Cache) Close() {
 	c.x.close()
-	c.mem.close()
-	c.tagMem.close()
+	for _, r := range []*region{c.mem, c.tagMem, c.connMem, c.wideMem} {
+		r.close()
+	}
 	*c = Cache{}
 }
 
@@ -88,10 +92,11 @@ func (c *Cache) lookupBatch(ps []packet.Packet, out []*Flow) {
 	slots, mask, refs := c.x.slots, c.x.mask, c.x.refs
 	pins := &c.pins
 	clear(pins[len(ps):])
-	var touched uint64
-	for i := range ps {
-		touched += uint64(slots[uint32(ps[i].Hash)&mask])
+	if len(ps) == 0 {
+		return
 	}
+	prefetchSlots(unsafe.SliceData(slots), mask, &ps[0].Hash, unsafe.Sizeof(ps[0]), len(ps))
+	only4 := true
 	for i := range ps {
 		h := ps[i].Hash
 		pos, want := uint32(h)&mask, uint32(h>>32)&^refs
@@ -101,16 +106,17 @@ func (c *Cache) lookupBatch(ps []packet.Packet, out []*Flow) {
 			s = slots[pos]
 		}
 		pins[i&(packet.BatchSize-1)] = s & refs
-		if s != 0 {
-			f := &c.flows[s&refs-1]
-			touched += uint64(f.Gen) + uint64(f.LastSeen)
-		}
+		only4 = only4 && ps[i].Tuple.Is4()
 	}
-	c.touched += touched
+	prefetchLines(uintptr(unsafe.Pointer(unsafe.SliceData(c.flows))), pins, len(ps))
+	if !only4 {
+		prefetchLines(uintptr(unsafe.Pointer(unsafe.SliceData(c.wides))), pins, len(ps))
+	}
 	for i := range ps {
 		p := &ps[i]
 		if r := pins[i&(packet.BatchSize-1)]; r != 0 {
-			if f := &c.flows[r-1]; sameTuple(&f.Key, &p.Tuple) {
+			f := &c.flows[r-1]
+			if f.key == shorten(&p.Tuple) && (f.Flags&inWide == 0 && p.Tuple.Is4() || c.is(r-1, &p.Tuple)) {
 				out[i] = f
 				continue
 			}
@@ -137,14 +143,61 @@ func (c *Cache) Lookup(key *packet.Tuple, hash uint64) *Flow {
 func (c *Cache) find(key *packet.Tuple, hash uint64) (entry uint32, ok bool) {
 	for cur := c.x.seek(hash); ; {
 		entry, ok = c.x.next(&cur)
-		if !ok || sameTuple(&c.flows[entry].Key, key) {
+		if !ok || c.is(entry, key) {
 			return entry, ok
 		}
 	}
 }
 
+// is reports whether the flow of an entry is that of a tuple.
+func (c *Cache) is(entry uint32, key *packet.Tuple) bool {
+	f := &c.flows[entry]
+	if f.key != shorten(key) {
+		return false
+	}
+	if f.Flags&inWide == 0 {
+		return key.Is4()
+	}
+	w := &c.wides[entry]
+	return w.src == key.Src && w.dst == key.Dst
+}
+
+// entry returns the number of a flow.
+func (c *Cache) entry(f *Flow) uint32 {
+	return uint32((uintptr(unsafe.Pointer(f)) - uintptr(unsafe.Pointer(unsafe.SliceData(c.flows)))) / FlowSize)
+}
+
+// Conn returns the connection of a flow.
+func (c *Cache) Conn(f *Flow) ID { return c.conns[c.entry(f)] }
+
+// Translation returns what becomes of addresses and ports of a flow that Rewrites.
+func (c *Cache) Translation(f *Flow) packet.Translation {
+	t := f.To.Translation()
+	if f.Flags&inWide != 0 {
+		w := &c.wides[c.entry(f)]
+		t.Src, t.Dst = w.toSrc, w.toDst
+	}
+	return t
+}
+
+// Set makes a flow what was decided at a second. What it has counted is lost.
+// LastSeen is a second before that one, so that the Table hears of the flow's
+// next packet at once: for TCP that packet completes the handshake.
+func (c *Cache) Set(f *Flow, d *Decision, now uint32) {
+	entry, is6 := c.entry(f), f.Flags&inWide
+	f.Gen, f.LastSeen, f.counted = d.Gen, now-1, 0
+	f.Exit = d.Exit
+	f.Flags |= is6
+	f.To = d.Translation.Short()
+	c.conns[entry] = d.Conn
+	if is6 != 0 {
+		w := &c.wides[entry]
+		w.toSrc, w.toDst = d.Src, d.Dst
+	}
+}
+
 // Insert returns the flow of a tuple with that hash, a new one if there is
-// none: zero but for its Key. When the cache is full, a new flow takes the place
+// none: it forwards nothing until it is Set. When the cache is full, a new flow takes the place
 // of the one of a few that was not seen for longest.
 func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
 	c.touched += uint64(c.x.warm(hash))
@@ -158,7 +211,13 @@ func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
 	}
 	c.take(entry)
 	f := &c.flows[entry]
-	*f = Flow{Key: *key}
+	*f = Flow{key: shorten(key)}
+	c.conns[entry] = 0
+	if !key.Is4() {
+		f.Flags = inWide
+		c.wideMem.reached(int(entry+1) * wideSize)
+		c.wides[entry] = wide{src: key.Src, dst: key.Dst}
+	}
 	c.x.tags[entry] = uint32(hash)
 	c.x.insert(hash, entry)
 	return f
@@ -172,7 +231,8 @@ func (c *Cache) take(entry uint32) {
 		// Only asks for huge pages here, which may fail without harm.
 		_ = c.mem.ready(int(c.used) * FlowSize)
 		_ = c.tagMem.ready(int(c.used) * 4)
-	case f.Conn == hole:
+		_ = c.connMem.ready(int(c.used) * 8)
+	case f.Flags&hole != 0:
 		c.holes--
 	default:
 		if c.Evicted != nil {
@@ -202,7 +262,7 @@ func (c *Cache) oldest() uint32 {
 			c.hand = 0
 		}
 		f := &c.flows[entry]
-		if f.Conn == hole {
+		if f.Flags&hole != 0 {
 			return entry
 		}
 		if int32(f.LastSeen-c.flows[oldest].LastSeen) < 0 {
@@ -224,12 +284,11 @@ func (c *Cache) pinned(entry uint32) bool {
 
 // Delete forgets a flow. Its place is filled by a later Sweep or Insert.
 func (c *Cache) Delete(f *Flow) {
-	if f.Conn == hole {
+	if f.Flags&hole != 0 {
 		return
 	}
-	entry := uint32((uintptr(unsafe.Pointer(f)) - uintptr(unsafe.Pointer(unsafe.SliceData(c.flows)))) / FlowSize)
-	c.x.remove(entry)
-	*f = Flow{Conn: hole}
+	c.x.remove(c.entry(f))
+	*f = Flow{Exit: Exit{Flags: hole}}
 	c.holes++
 }
 
@@ -243,7 +302,7 @@ func (c *Cache) Sweep(n int, keep func(*Flow) bool) {
 			c.broom = 0
 		}
 		f := &c.flows[c.broom]
-		if f.Conn != hole {
+		if f.Flags&hole == 0 {
 			if keep(f) {
 				c.broom++
 				continue
@@ -254,6 +313,7 @@ func (c *Cache) Sweep(n int, keep func(*Flow) bool) {
 		c.fill(c.broom)
 	}
 	c.mem.release(int(c.used)*FlowSize, releaseStep)
+	c.wideMem.release(int(c.used)*wideSize, releaseStep)
 	if c.hand >= c.used {
 		c.hand = 0
 	}
@@ -268,8 +328,13 @@ func (c *Cache) fill(entry uint32) {
 	}
 	last := &c.flows[c.used]
 	c.flows[entry] = *last
-	if last.Conn == hole {
+	if last.Flags&hole != 0 {
 		return // the hole moved; it is looked at next
+	}
+	c.conns[entry] = c.conns[c.used]
+	if last.Flags&inWide != 0 {
+		c.wideMem.reached(int(entry+1) * wideSize)
+		c.wides[entry] = c.wides[c.used]
 	}
 	c.x.rename(c.used, entry)
 }

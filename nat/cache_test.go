@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -14,9 +15,6 @@ func TestFlowLayout(t *testing.T) {
 	if s := unsafe.Sizeof(f); s != FlowSize {
 		t.Errorf("a flow is %d bytes, want %d", s, FlowSize)
 	}
-	if o := unsafe.Offsetof(f.Translation); o != 64 {
-		t.Errorf("the second cache line begins at %d, want 64", o)
-	}
 	c := NewCache(1)
 	defer c.Close()
 	k := key(1)
@@ -25,22 +23,120 @@ func TestFlowLayout(t *testing.T) {
 	}
 }
 
-func TestSetConn(t *testing.T) {
-	var f Flow
-	f.SetConn(makeID(3, 9), Reply, 100)
-	if f.Dir() != Reply || f.LastSeen != 99 || f.Conn.entry() != 9 || f.Conn.version() != 3 {
-		t.Errorf("got %v %d %v", f.Dir(), f.LastSeen, f.Conn)
+// TestCacheSet: a flow is what was decided, in both families, also after it has
+// moved, and counts from then on.
+func TestCacheSet(t *testing.T) {
+	c := NewCache(256)
+	defer c.Close()
+	decided := func(i int) (d Decision) {
+		from, to := key(i), key(i+1000) // of one family
+		d = Decision{Gen: uint32(i + 1), Exit: Exit{Out: uint16(i), Peer: 2, MTU: 1450, MAC: [6]byte{1, 2, 3, 4, 5, byte(i)}}}
+		d.Translate(&from, &to)
+		d.SetConn(makeID(3, uint32(i)), Dir(i&1))
+		return d
 	}
-	f.SetConn(makeID(3, 9), Original, 0)
-	if f.Dir() != Original || f.LastSeen != ^uint32(0) {
-		t.Errorf("got %v %d", f.Dir(), f.LastSeen)
+	const n = 100
+	for range 2 { // anew, and again
+		for i := range n {
+			k, d := key(i), decided(i)
+			f := c.Insert(&k, k.Hash(7))
+			f.Count(1, 1)
+			c.Set(f, &d, 0)
+			if f.LastSeen != ^uint32(0) || f.Counted() {
+				t.Errorf("flow %d: last seen %d, counted %t", i, f.LastSeen, f.Counted())
+			}
+			f.Count(3, 200)
+			f.Count(45, 65000)
+		}
 	}
+	gone := func(f *Flow) bool { return f.Out < n/2 }
+	for c.Len() > n/2 {
+		c.Sweep(n, func(f *Flow) bool { return !gone(f) })
+	}
+	for i := range n {
+		k, d := key(i), decided(i)
+		f := c.Lookup(&k, k.Hash(7))
+		if (f == nil) != (i < n/2) {
+			t.Fatalf("flow %d: %v", i, f)
+		}
+		if f == nil {
+			continue
+		}
+		if exit := f.Exit; f.Gen != d.Gen || exit.Flags&^inWide != d.Flags || exit.Out != d.Out || exit.Peer != 2 || exit.MTU != 1450 || exit.MAC != d.MAC {
+			t.Errorf("flow %d: generation %d, %+v, want %+v", i, f.Gen, exit, d)
+		}
+		if got := c.Translation(f); got != d.Translation {
+			t.Errorf("flow %d: %+v, want %+v", i, got, d.Translation)
+		}
+		if f.Dir() != Dir(i&1) || c.Conn(f) != d.Conn {
+			t.Errorf("flow %d: %v of %v, want %v of %v", i, f.Dir(), c.Conn(f), Dir(i&1), d.Conn)
+		}
+		if packets, bytes := f.Drain(); packets != 48 || bytes != 65200 || f.Counted() {
+			t.Errorf("flow %d counted %d packets of %d bytes, want 48 of 65200", i, packets, bytes)
+		}
+	}
+}
+
+// TestCacheFamilies: tuples that differ in what IPv4 does not have are not one flow.
+func TestCacheFamilies(t *testing.T) {
+	c := NewCache(256)
+	defer c.Close()
+	four := v4(packet.ProtoTCP, [4]byte{10, 0, 0, 1}, 1, [4]byte{10, 0, 0, 2}, 2)
+	tuples := []packet.Tuple{four}
+	for _, change := range []func(*packet.Tuple){
+		func(t *packet.Tuple) { t.Src[0], t.Dst[0] = 0xfd, 0xfd },
+		func(t *packet.Tuple) { t.Src[0], t.Dst[0], t.Dst[9] = 0xfd, 0xfd, 1 },
+		func(t *packet.Tuple) { t.Src[0], t.Dst[0], t.Src[11] = 0xfd, 0xfd, 1 },
+		func(t *packet.Tuple) { t.Src[10], t.Dst[10] = 0, 0 },
+		func(t *packet.Tuple) { t.Flags = packet.Routed },
+		func(t *packet.Tuple) { t.In = packet.PeerBase },
+		func(t *packet.Tuple) { t.Proto = packet.ProtoUDP },
+	} {
+		k := four
+		change(&k)
+		tuples = append(tuples, k)
+	}
+	for i := range tuples {
+		c.Insert(&tuples[i], 1).Gen = uint32(i) // all with one hash
+	}
+	if c.Len() != len(tuples) {
+		t.Errorf("%d flows, want %d", c.Len(), len(tuples))
+	}
+	for i := range tuples {
+		if f := c.Lookup(&tuples[i], 1); f == nil || f.Gen != uint32(i) {
+			t.Errorf("%v: %+v, want flow %d", tuples[i], f, i)
+		}
+	}
+}
+
+// keyOf returns the tuple of a flow.
+func (c *Cache) keyOf(f *Flow) (t packet.Tuple) {
+	*t.Rest() = f.key.rest
+	if f.Flags&inWide != 0 {
+		w := c.wides[c.entry(f)]
+		t.Src, t.Dst = w.src, w.dst
+		return t
+	}
+	var src, dst [4]byte
+	binary.NativeEndian.PutUint32(src[:], uint32(f.key.addrs>>32))
+	binary.NativeEndian.PutUint32(dst[:], uint32(f.key.addrs))
+	t.Src, t.Dst = addr4(src), addr4(dst)
+	return t
+}
+
+// isNew reports whether a flow is as Insert makes it.
+func (c *Cache) isNew(f *Flow, key *packet.Tuple) bool {
+	old := Flow{key: f.key}
+	if !key.Is4() {
+		old.Flags = inWide
+	}
+	return *f == old && c.keyOf(f) == *key && c.Conn(f) == 0
 }
 
 func TestTranslate(t *testing.T) {
 	from := v4(packet.ProtoUDP, [4]byte{10, 0, 0, 1}, 1000, [4]byte{10, 96, 0, 10}, 53)
 	to := v4(packet.ProtoUDP, [4]byte{10, 0, 0, 1}, 1000, [4]byte{10, 0, 0, 7}, 5353)
-	var f Flow
+	var f Decision
 	f.Translate(&from, &to)
 	if f.Flags&Rewrites == 0 || f.Dst != to.Dst || f.DstPort != 5353 {
 		t.Errorf("got %+v", f)
@@ -63,16 +159,17 @@ type cacheModel struct {
 }
 
 func (m *cacheModel) forget(f *Flow) {
-	if gen, ok := m.m[f.Key]; !ok || gen != f.Gen {
-		m.t.Fatalf("flow %v with %d is given up; the model has %d, %v", f.Key, f.Gen, gen, ok)
+	k := m.c.keyOf(f)
+	if gen, ok := m.m[k]; !ok || gen != f.Gen {
+		m.t.Fatalf("flow %v with %d is given up; the model has %d, %v", k, f.Gen, gen, ok)
 	}
-	delete(m.m, f.Key)
+	delete(m.m, k)
 }
 
 func (m *cacheModel) insert(k packet.Tuple, gen uint32) {
 	had, ok := m.m[k]
 	f := m.c.Insert(&k, m.hash(&k))
-	if ok && f.Gen != had || !ok && *f != (Flow{Key: k}) {
+	if ok && f.Gen != had || !ok && !m.c.isNew(f, &k) {
 		m.t.Fatalf("insert %v: got %+v, the model has %d, %v", k, *f, had, ok)
 	}
 	f.Gen, f.LastSeen = gen, gen
@@ -88,7 +185,7 @@ func (m *cacheModel) lookup(ks []packet.Tuple) {
 	m.c.LookupBatch(ps, out)
 	for i, k := range ks {
 		gen, ok := m.m[k]
-		if ok != (out[i] != nil) || ok && (out[i].Key != k || out[i].Gen != gen) {
+		if ok != (out[i] != nil) || ok && (m.c.keyOf(out[i]) != k || out[i].Gen != gen) {
 			m.t.Fatalf("lookup %v: got %+v, the model has %d, %v", k, out[i], gen, ok)
 		}
 		if f := m.c.Lookup(&k, ps[i].Hash); f != out[i] {
@@ -115,7 +212,7 @@ func (m *cacheModel) check() {
 	holes := 0
 	for i := range c.used {
 		f := &c.flows[i]
-		if f.Conn == hole {
+		if f.Flags&hole != 0 {
 			holes++
 			if refs[i] != 0 {
 				m.t.Fatalf("hole %d is in the index", i)
@@ -125,7 +222,7 @@ func (m *cacheModel) check() {
 		if refs[i] != 1 {
 			m.t.Fatalf("flow %d is in the index %d times", i, refs[i])
 		}
-		if c.x.tags[i] != uint32(m.hash(&f.Key)) {
+		if k := c.keyOf(f); c.x.tags[i] != uint32(m.hash(&k)) {
 			m.t.Fatalf("flow %d has a wrong tag", i)
 		}
 	}
@@ -216,7 +313,7 @@ func TestCacheSparesBatch(t *testing.T) {
 		c.Insert(&k, k.Hash(0)).LastSeen = uint32(size + i)
 	}
 	for i, f := range out {
-		if f == nil || f.Key != ps[i].Tuple {
+		if f == nil || c.keyOf(f) != ps[i].Tuple {
 			t.Fatalf("flow %d of the batch was given up", i)
 		}
 	}
@@ -246,8 +343,8 @@ func TestCacheInsertTwice(t *testing.T) {
 	defer c.Close()
 	k := key(1)
 	f := c.Insert(&k, 7)
-	f.Packets = 5
-	if g := c.Insert(&k, 7); g != f || g.Packets != 5 || c.Len() != 1 {
+	f.Count(5, 0)
+	if g := c.Insert(&k, 7); g != f || !g.Counted() || c.Len() != 1 {
 		t.Errorf("got %p %+v, want %p with 5 packets", g, *g, f)
 	}
 }
@@ -281,21 +378,21 @@ func TestCacheGrowsInSteps(t *testing.T) {
 
 // What a flood has filled goes back to the system, and can be used again.
 func TestCacheGivesMemoryBack(t *testing.T) {
-	const n = 300_000 // 37 MiB
+	const n = 600_000 // 37 MiB
 	c := NewCache(n)
 	defer c.Close()
 	for range 2 {
 		for i := range n {
 			k := key(i)
 			f := c.Insert(&k, k.Hash(0))
-			if *f != (Flow{Key: k}) {
+			if !c.isNew(f, &k) {
 				t.Fatalf("new flow is not zero: %+v", *f)
 			}
-			f.Gen, f.Conn = 1, 1
+			f.Gen = 1
 		}
 		full := c.mem.done
 		for c.Len() > 1000 {
-			c.Sweep(50_000, func(f *Flow) bool { return f.Key.SrcPort < 100 && f.Key.Src[15] == 0 && f.Key.Src[14] == 0 })
+			c.Sweep(50_000, func(f *Flow) bool { k := c.keyOf(f); return k.SrcPort < 100 && k.Src[15] == 0 && k.Src[14] == 0 })
 		}
 		for range 20 {
 			c.Sweep(0, nil)
@@ -325,7 +422,7 @@ func TestCacheAllocatesNothing(t *testing.T) {
 		c.Insert(&ps[1].Tuple, ps[1].Hash)
 		c.Insert(&ps[2].Tuple, ps[2].Hash)
 		c.Delete(f)
-		c.Sweep(8, func(f *Flow) bool { return f.Key.Proto == packet.ProtoTCP })
+		c.Sweep(8, func(f *Flow) bool { return c.keyOf(f).Proto == packet.ProtoTCP })
 		n += 3
 	})
 	// Growing maps a new table, a dozen times in the life of a cache.

@@ -1,39 +1,41 @@
 package nat
 
 import (
-	"unsafe"
+	"encoding/binary"
 
 	"vswitch/vswitch/packet"
 )
 
-// FlowSize is the size of a Flow in bytes: two cache lines.
-const FlowSize = 128
+// FlowSize is the size of a Flow in bytes: a cache line.
+const FlowSize = 64
 
-// Flow is what the packets of one direction of a connection need: 128 bytes
-// without pointers, aligned to its size. The first half is what a packet is
-// checked against and where it goes, the second half what is done to it and
-// counted. The zero value forwards nothing: no Tables have generation 0.
+// Flow is what the packets of one direction of a connection need: 64 bytes
+// without pointers, aligned to their size. What is longer in IPv6, and the
+// connection, which is asked for once a second, its Cache keeps aside. The zero
+// value forwards nothing: no Tables have generation 0.
 type Flow struct {
-	// Key is the tuple that the packets come with, In and Flags included.
-	Key packet.Tuple
+	key shortKey
 	// Gen is the generation of the Tables that allowed the flow.
-	Gen   uint32
+	Gen uint32
+	// LastSeen is when the Table last heard of the flow, in seconds.
+	LastSeen uint32
+	// counted since then: packets in the upper 28 bits, bytes below. Somebody
+	// copied every one of these bytes, which is less than 64 GiB in a second.
+	counted uint64
+	Exit
+	// To is what becomes of addresses and ports, if Flags has Rewrites. Of IPv6 it
+	// is not all (Cache.Translation).
+	To packet.Translation4
+}
+
+// Exit is where packets of a flow leave, and how.
+type Exit struct {
 	Flags FlowFlags
 	// Out is the port that sends the packets, Peer the overlay's peer if it is
 	// the overlay's. MTU is the largest IP packet on that way in bytes.
 	Out, Peer, MTU uint16
-	// DstMAC and SrcMAC are the Ethernet header that routed packets leave with.
-	DstMAC, SrcMAC [6]byte
-
-	// Translation is what becomes of addresses and ports, if Flags has Rewrites.
-	packet.Translation
-	// LastSeen is when the Table last heard of the flow, in seconds.
-	LastSeen uint32
-	// Packets and Bytes count since then.
-	Packets uint32
-	Bytes   uint64
-	// Conn is the connection; its Table knows whether it still exists.
-	Conn ID
+	// MAC is the Ethernet destination that routed packets leave with.
+	MAC [6]byte
 }
 
 // FlowFlags are properties of a Flow.
@@ -42,8 +44,15 @@ type FlowFlags uint16
 const (
 	// Rewrites: addresses or ports change.
 	Rewrites FlowFlags = 1 << iota
+	// FromVTEP: routed packets leave with the MAC of the node's end of the overlay,
+	// not with the gateway's.
+	FromVTEP
 	// answers: the packets are of the connection's reply direction.
 	answers
+	// inWide: the Cache has the addresses.
+	inWide
+	// hole: not a flow, but a place for one.
+	hole
 )
 
 // Dir is a direction of a connection.
@@ -65,43 +74,73 @@ func (d Dir) String() string {
 }
 
 // Dir returns the direction of the connection that the flow is.
-func (f *Flow) Dir() Dir {
-	if f.Flags&answers != 0 {
+func (e *Exit) Dir() Dir {
+	if e.Flags&answers != 0 {
 		return Reply
 	}
 	return Original
 }
 
-// SetConn makes f a direction of a connection. LastSeen is set to a second
-// before now, so that the Table hears of the flow's next packet at once: for
-// TCP that packet completes the handshake.
-func (f *Flow) SetConn(id ID, dir Dir, now uint32) {
-	f.Conn = id
-	f.LastSeen = now - 1
-	f.Flags &^= answers
+const countedBytes = 1<<36 - 1
+
+// Count counts packets, and their bytes.
+func (f *Flow) Count(packets int, bytes uint32) {
+	f.counted += uint64(packets)<<36 + uint64(bytes)
+}
+
+// Counted reports whether anything was counted since Drain.
+func (f *Flow) Counted() bool { return f.counted != 0 }
+
+// Drain returns what was counted since the last time.
+func (f *Flow) Drain() (packets uint32, bytes uint64) {
+	packets, bytes = uint32(f.counted>>36), f.counted&countedBytes
+	f.counted = 0
+	return packets, bytes
+}
+
+// Decision is what was decided about one direction of a connection, before a
+// Cache has it as a Flow.
+type Decision struct {
+	// Gen is the generation of the Tables that it was decided by.
+	Gen uint32
+	Exit
+	// Translation is what becomes of addresses and ports, if Flags has Rewrites.
+	packet.Translation
+	// Conn is the connection; its Table knows whether it still exists.
+	Conn ID
+}
+
+// SetConn makes d about a direction of a connection.
+func (d *Decision) SetConn(id ID, dir Dir) {
+	d.Conn = id
+	d.Flags &^= answers
 	if dir == Reply {
-		f.Flags |= answers
+		d.Flags |= answers
 	}
 }
 
 // Translate makes packets that come with the tuple from leave with the tuple
 // to. Only addresses and ports count.
-func (f *Flow) Translate(from, to *packet.Tuple) {
-	f.Flags &^= Rewrites
+func (d *Decision) Translate(from, to *packet.Tuple) {
+	d.Flags &^= Rewrites
 	if from.Src != to.Src || from.Dst != to.Dst || from.SrcPort != to.SrcPort || from.DstPort != to.DstPort {
-		f.Flags |= Rewrites
+		d.Flags |= Rewrites
 	}
-	f.Translation = packet.Translate(from, to)
+	d.Translation = packet.Translate(from, to)
 }
 
-// Rewrite changes the addresses and ports of p as the flow says. It reports
-// false, with p unchanged, if that cannot be done (packet.Batch.Rewrite).
-func (f *Flow) Rewrite(b *packet.Batch, p *packet.Packet) bool {
-	return b.Rewrite(p, &f.Translation)
+// shortKey is a tuple, of addresses the last four bytes only: those of IPv4.
+type shortKey struct{ addrs, rest uint64 }
+
+func shorten(t *packet.Tuple) shortKey {
+	return shortKey{
+		addrs: uint64(binary.NativeEndian.Uint32(t.Src[12:]))<<32 | uint64(binary.NativeEndian.Uint32(t.Dst[12:])),
+		rest:  *t.Rest(),
+	}
 }
 
-// sameTuple compares all 40 bytes in five words, without a call.
-func sameTuple(a, b *packet.Tuple) bool {
-	x, y := (*[5]uint64)(unsafe.Pointer(a)), (*[5]uint64)(unsafe.Pointer(b))
-	return (x[0]^y[0])|(x[1]^y[1])|(x[2]^y[2])|(x[3]^y[3])|(x[4]^y[4]) == 0
+// wide is what a Flow has no room for if it is of IPv6.
+type wide struct {
+	src, dst     packet.Addr // of the packets as they come
+	toSrc, toDst packet.Addr // and as they leave
 }

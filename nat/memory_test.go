@@ -62,11 +62,9 @@ func childMemory() {
 	c := NewCache(2 * n)
 	insert := func(i int) {
 		k := key(i)
-		f := c.Insert(&k, k.Hash(1))
-		f.SetConn(1, Original, 1)
+		c.Set(c.Insert(&k, k.Hash(1)), &Decision{Conn: 1}, 1)
 		k = k.Reverse()
-		f = c.Insert(&k, k.Hash(1))
-		f.SetConn(1, Reply, 1)
+		c.Set(c.Insert(&k, k.Hash(1)), &Decision{Conn: 1}, 1)
 	}
 	for i := range n {
 		insert(i)

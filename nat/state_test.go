@@ -187,15 +187,15 @@ func TestHandshakeByTouch(t *testing.T) {
 		tab := open(t, Config{Max: 16})
 		orig := v4(packet.ProtoTCP, [4]byte{10, 0, 0, 1}, 1, [4]byte{10, 0, 0, 2}, 80)
 		id, _ := tab.Create(&orig, 100)
-		var out, back Flow
-		out.SetConn(id, Original, 100)
+		c := NewCache(1)
+		defer c.Close()
+		out := c.Insert(&orig, 1)
+		c.Set(out, &Decision{Conn: id}, 100)
 		tab.Track(id, Original, packet.TCPSyn, 100)
-		out.Packets = 1
-		back.SetConn(id, Reply, 100)
 		tab.Track(id, Reply, packet.TCPSyn|packet.TCPAck, 100)
 
 		// The sweep reports the flow's SYN: no further packet, no handshake.
-		tab.Touch(id, Original, out.LastSeen, out.Packets, 60)
+		tab.Touch(id, Original, out.LastSeen, 1, 60)
 		if info, _ := tab.Get(id); info.State != SynRecv {
 			t.Fatalf("%v after the report of what was seen before", info.State)
 		}

@@ -23,7 +23,7 @@ type decider struct {
 	other      Prod           // the end of a connection that is to be told of its end
 }
 
-// verdict is what decide found, beside the flow that it filled in.
+// verdict is what decide found, beside the Decision that it filled in.
 type verdict struct {
 	reason Reason
 	hop    *fib.Hop // the next hop, where there is one
@@ -67,10 +67,10 @@ type passage struct {
 }
 
 // decide answers where a packet of class Flow, or the first fragment of one,
-// goes and what is rewritten, and writes that into f. With a reason other than
-// Forwarded, f is not to be used. Steps are numbered as in the package
+// goes and what is rewritten, and writes that into to. With a reason other than
+// Forwarded, to is not to be used. Steps are numbered as in the package
 // documentation.
-func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *nat.Flow) verdict {
+func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, to *nat.Decision) verdict {
 	w := passage{b: b, p: p, info: info, came: p.Tuple.Flow()}
 	d.said = policy.Verdict{}
 	w.to = w.came
@@ -90,15 +90,15 @@ func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, f *n
 		r = d.ingress(&w) // 5. ingress
 	}
 	if r == Forwarded {
-		d.masquerade(&w)      // 6. masquerade
-		r = d.remember(&w, f) // 7. remember
+		d.masquerade(&w)       // 6. masquerade
+		r = d.remember(&w, to) // 7. remember
 	}
 	if r == Answered && d.rec != nil {
 		d.masquerade(&w) // the node, which nobody listens for here, would hear it translated
 	}
 	if r == Forwarded {
-		d.fill(w.hop, f)
-		f.Translate(&w.came, &w.to)
+		d.fill(w.hop, to)
+		to.Translate(&w.came, &w.to)
 	}
 	return verdict{reason: r, hop: w.hop, begins: !w.known, to: w.to, cut: w.cut, prods: w.prods}
 }
@@ -330,20 +330,18 @@ func (d *decider) masquerade(w *passage) {
 }
 
 // fill writes what the packets of the flow need on their way to hop.
-func (d *decider) fill(hop *fib.Hop, f *nat.Flow) {
-	f.Gen = d.tables.Gen
-	f.Out, f.Peer, f.MTU = hop.Port, hop.Peer, hop.MTU
-	f.DstMAC = hop.MAC
-	f.SrcMAC = d.tables.GatewayMAC
+func (d *decider) fill(hop *fib.Hop, to *nat.Decision) {
+	to.Gen = d.tables.Gen
+	to.Out, to.Peer, to.MTU, to.MAC = hop.Port, hop.Peer, hop.MTU, hop.MAC
 	if hop.Kind == fib.Peer {
-		f.SrcMAC = d.tables.VTEPMAC
+		to.Flags |= nat.FromVTEP
 	}
 }
 
 // remember makes the connection that the packet begins, if it is not known, and
 // lets it see the packet. The source port may have to give way to another
 // connection's; w.to tells.
-func (d *decider) remember(w *passage, f *nat.Flow) Reason {
+func (d *decider) remember(w *passage, to *nat.Decision) Reason {
 	if d.rec != nil {
 		if w.known {
 			d.did("conntrack", "a packet of a known connection", "", nil)
@@ -355,7 +353,7 @@ func (d *decider) remember(w *passage, f *nat.Flow) Reason {
 	id := w.conn.ID
 	if w.known {
 		d.conns.Track(id, w.dir, w.p.TCPFlags, d.seconds)
-		f.SetConn(id, w.dir, d.seconds)
+		to.SetConn(id, w.dir)
 		return Forwarded
 	}
 	w.mapping.Reply = w.to.Reverse()
@@ -363,11 +361,11 @@ func (d *decider) remember(w *passage, f *nat.Flow) Reason {
 	id, err := d.conns.Begin(&w.came, &w.mapping, w.p.TCPFlags, d.seconds)
 	switch {
 	case errors.Is(err, nat.ErrExists): // another worker was faster
-		to, ok := d.conns.To(id, nat.Original)
-		if !ok || to.Dst != w.to.Dst {
+		mapped, ok := d.conns.To(id, nat.Original)
+		if !ok || mapped.Dst != w.to.Dst {
 			return TableFull // and chose otherwise; the next packet finds it
 		}
-		w.to = to
+		w.to = mapped
 		d.conns.Track(id, nat.Original, w.p.TCPFlags, d.seconds)
 	case errors.Is(err, nat.ErrNoPort):
 		return NoSNATPort
@@ -376,6 +374,6 @@ func (d *decider) remember(w *passage, f *nat.Flow) Reason {
 	default:
 		w.to = w.mapping.Reply.Reverse()
 	}
-	f.SetConn(id, w.dir, d.seconds)
+	to.SetConn(id, w.dir)
 	return Forwarded
 }

@@ -84,7 +84,7 @@ func (w *worker) warm() {
 			came := w.in.Packets[i].Tuple.Flow()
 			w.conns.Prefetch(&came)
 		case f.LastSeen != w.seconds:
-			w.touched += w.conns.Warm(f.Conn)
+			w.touched += w.conns.Warm(w.cache.Conn(f))
 		}
 	}
 	if misses > 1 {
@@ -140,50 +140,56 @@ func (w *worker) known(p *packet.Packet, f *nat.Flow, info *PortInfo) bool {
 		return false
 	}
 	// A flow with another destination has that one's MAC; decide saw the frame's.
-	if p.Tuple.Flags&packet.Routed == 0 && [6]byte(frame[:6]) != f.DstMAC && f.Flags&nat.Rewrites == 0 {
+	if p.Tuple.Flags&packet.Routed == 0 && [6]byte(frame[:6]) != f.MAC && f.Flags&nat.Rewrites == 0 {
 		return false
 	}
 	if f.LastSeen != w.seconds {
-		if !w.conns.Touch(f.Conn, f.Dir(), w.seconds, f.Packets, f.Bytes) {
+		if !w.report(f, w.seconds) {
 			f.Gen = 0
 			return false
 		}
 		f.LastSeen = w.seconds
-		f.Packets, f.Bytes = 0, 0
 	}
-	if p.Tuple.Flags&packet.Routed != 0 {
-		if f.Flags&nat.Rewrites != 0 && w.in.RewriteRouted(p, &f.Translation) {
-			leave(w.in, p, f)
-			return true
-		}
-		if !w.in.DecrementTTL(p) {
+	routed, rewrites := p.Tuple.Flags&packet.Routed != 0, f.Flags&nat.Rewrites != 0
+	if !routed || !rewrites || !w.in.RewriteRouted(p, &f.To) {
+		if routed && !w.in.DecrementTTL(p) {
 			return false
 		}
+		if rewrites {
+			t := w.cache.Translation(f)
+			if !w.in.Rewrite(p, &t) {
+				return false
+			}
+		}
 	}
-	return apply(w.in, p, f)
-}
-
-// apply does to a packet what its flow says. The TTL is the caller's. It
-// reports false, with the packet unchanged, for one that cannot be translated
-// (packet.Batch.Rewrite).
-func apply(b *packet.Batch, p *packet.Packet, f *nat.Flow) bool {
-	if f.Flags&nat.Rewrites != 0 && !f.Rewrite(b, p) {
-		return false
-	}
-	leave(b, p, f)
+	w.leave(w.in, p, &f.Exit)
+	f.Count(p.Segments(), p.Len)
 	return true
 }
 
-// leave addresses a packet, whose headers are as they leave, and counts it.
-func leave(b *packet.Batch, p *packet.Packet, f *nat.Flow) {
-	if p.Tuple.Flags&packet.Routed != 0 || f.Flags&nat.Rewrites != 0 {
-		frame := b.Buf[p.Off:]
-		*(*[6]byte)(frame[0:6]) = f.DstMAC
-		*(*[6]byte)(frame[6:12]) = f.SrcMAC
+// apply does to a packet what was decided. The TTL is the caller's. It reports
+// false, with the packet unchanged, for one that cannot be translated
+// (packet.Batch.Rewrite).
+func (d *decider) apply(b *packet.Batch, p *packet.Packet, to *nat.Decision) bool {
+	if to.Flags&nat.Rewrites != 0 && !b.Rewrite(p, &to.Translation) {
+		return false
 	}
-	f.Packets += uint32(p.Segments())
-	f.Bytes += uint64(p.Len)
-	p.Out, p.Peer = f.Out, f.Peer
+	d.leave(b, p, &to.Exit)
+	return true
+}
+
+// leave addresses a packet whose headers are as they leave.
+func (d *decider) leave(b *packet.Batch, p *packet.Packet, e *nat.Exit) {
+	if p.Tuple.Flags&packet.Routed != 0 || e.Flags&nat.Rewrites != 0 {
+		src := &d.tables.GatewayMAC
+		if e.Flags&nat.FromVTEP != 0 {
+			src = &d.tables.VTEPMAC
+		}
+		frame := b.Buf[p.Off:]
+		*(*[6]byte)(frame[0:6]) = e.MAC
+		*(*[6]byte)(frame[6:12]) = *src
+	}
+	p.Out, p.Peer = e.Out, e.Peer
 }
 
 // outputs groups the packets of a batch by the port that sends them, each

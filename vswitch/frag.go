@@ -40,7 +40,7 @@ type datagram struct {
 	used    bool
 	denied  bool
 	from    uint16 // the port that the first one to arrive came in by
-	flow    nat.Flow
+	to      nat.Decision
 	decided bool // by the first fragment
 	expires uint32
 	came    int // bytes of payload so far, whatever became of them
@@ -182,7 +182,7 @@ func (w *worker) firstFragment(p *packet.Packet, d *datagram, info *PortInfo, mo
 	if d.decided || d.denied {
 		return FragmentLost // a second first fragment: an overlap
 	}
-	v := w.decide(w.in, p, info, &d.flow)
+	v := w.decide(w.in, p, info, &d.to)
 	if v.reason == Answered && w.in.EchoRequest(p) {
 		return w.assemble(p, d, info, more)
 	}
@@ -247,17 +247,17 @@ func (w *worker) fragmentsLost(from uint16, n int) { w.died(from, FragmentLost, 
 
 // follow sends a fragment the way that was decided.
 func (w *worker) follow(p *packet.Packet, d *datagram) Reason {
-	if d.flow.Gen != w.tables.Gen {
+	if d.to.Gen != w.tables.Gen {
 		return FragmentLost // the world changed in the middle of a datagram
 	}
-	if r := w.fits(p, &d.flow); r != Forwarded {
+	if r := w.fits(p, &d.to); r != Forwarded {
 		return r
 	}
 	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
 		w.timeExceeded(p)
 		return TTLExpired
 	}
-	if !apply(w.in, p, &d.flow) {
+	if !w.apply(w.in, p, &d.to) {
 		return Untranslatable
 	}
 	return Forwarded

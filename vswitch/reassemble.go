@@ -100,7 +100,7 @@ func (fs *fragments) whole(d *datagram) *whole {
 // assemble begins to put together the echo request that p is the first fragment
 // of, with what came before it.
 func (w *worker) assemble(p *packet.Packet, d *datagram, info *PortInfo, more bool) Reason {
-	d.flow.Gen = w.tables.Gen
+	d.to.Gen = w.tables.Gen
 	d.whole = w.frags.whole(d)
 	d.whole.add(0, w.in.Frame(p)[p.L4:], more)
 	early := w.frags.waiters(d)
@@ -122,7 +122,7 @@ func (w *worker) assemble(p *packet.Packet, d *datagram, info *PortInfo, more bo
 
 // collect adds a fragment to a datagram that was begun.
 func (w *worker) collect(p *packet.Packet, d *datagram, info *PortInfo, off int, more bool) Reason {
-	if d.flow.Gen != w.tables.Gen {
+	if d.to.Gen != w.tables.Gen {
 		w.refuse(d)
 		return FragmentLost // the world changed in the middle of a datagram
 	}

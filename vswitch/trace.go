@@ -97,8 +97,8 @@ func (s *Switch) explain(t *Tables, in uint16, info *PortInfo, frame []byte) Exp
 
 // explain takes p as far as worker.first does, and describes what it finds.
 func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Explanation {
-	var f nat.Flow
-	v := d.decide(b, p, info, &f)
+	var to nat.Decision
+	v := d.decide(b, p, info, &to)
 	e := Explanation{Reason: v.reason, Hop: v.hop, Tuple: p.Tuple}
 	if e.Reason == Answered {
 		e.Tuple = v.to
@@ -110,7 +110,7 @@ func (d *decider) explain(b *packet.Batch, p *packet.Packet, info *PortInfo) Exp
 		e.Reason = d.drop(TTLExpired, "ttl", "the packet has passed too many routers", "", nil)
 	}
 	if e.Reason == Forwarded {
-		if !apply(b, p, &f) {
+		if !d.apply(b, p, &to) {
 			panic("a packet of class Flow could not be rewritten") // decide saw its tuple
 		}
 		e.Frame = b.AppendTo(nil, p)

@@ -33,8 +33,8 @@ func (w *worker) unknown(p *packet.Packet, info *PortInfo) Reason {
 // first decides a packet of class Flow and, if it may go, remembers its flow
 // in the cache and forwards it.
 func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
-	var f nat.Flow
-	v := w.decide(w.in, p, info, &f)
+	var to nat.Decision
+	v := w.decide(w.in, p, info, &to)
 	switch v.reason {
 	case Forwarded:
 	case Answered:
@@ -48,28 +48,28 @@ func (w *worker) first(p *packet.Packet, info *PortInfo) Reason {
 		}
 		return w.reject(p, v.reason)
 	}
-	if r := w.fits(p, &f); r != Forwarded {
+	if r := w.fits(p, &to); r != Forwarded {
 		return r
 	}
 	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
 		w.timeExceeded(p)
 		return TTLExpired
 	}
-	if p.TCPFlags&packet.TCPSyn != 0 && info.MTU > f.MTU {
-		w.in.ClampMSS(p, int(f.MTU))
+	if p.TCPFlags&packet.TCPSyn != 0 && info.MTU > to.MTU {
+		w.in.ClampMSS(p, int(to.MTU))
 	}
-	cached := w.flows[w.cur]
-	if cached == nil {
-		cached = w.cache.Insert(&p.Tuple, p.Hash)
+	f := w.flows[w.cur]
+	if f == nil {
+		f = w.cache.Insert(&p.Tuple, p.Hash)
 		w.inserted = true
 	} else {
-		w.report(cached)
+		w.drain(f)
 	}
-	f.Key = p.Tuple
-	*cached = f
-	if !apply(w.in, p, cached) {
+	w.cache.Set(f, &to, w.seconds)
+	if !w.apply(w.in, p, &to) {
 		return Untranslatable
 	}
+	f.Count(p.Segments(), p.Len)
 	if v.begins {
 		w.observe(p, &v.to, Forwarded)
 	}
@@ -95,29 +95,29 @@ func (w *worker) reject(p *packet.Packet, r Reason) Reason {
 // fits checks the packet against the MTU of its flow. One that is too
 // big is cut if that is allowed (IPv4 without DF), else its sender is told
 // (RFC 1191, RFC 8201).
-func (w *worker) fits(p *packet.Packet, f *nat.Flow) Reason {
-	if p.WireLen() <= int(f.MTU) {
+func (w *worker) fits(p *packet.Packet, to *nat.Decision) Reason {
+	if p.WireLen() <= int(to.MTU) {
 		return Forwarded
 	}
 	if p.Tuple.Is4() && p.GSO == packet.GSONone && !w.in.DontFragment(p) && p.Tuple.Flags&packet.Routed != 0 {
-		return w.cut(p, f)
+		return w.cut(p, to)
 	}
-	w.tooBig(p, f.MTU)
+	w.tooBig(p, to.MTU)
 	return TooBig
 }
 
 // cut forwards an oversized IPv4 packet as fragments, each a packet of its own
 // in the batch of what the switch made.
-func (w *worker) cut(p *packet.Packet, f *nat.Flow) Reason {
+func (w *worker) cut(p *packet.Packet, to *nat.Decision) Reason {
 	if !w.in.DecrementTTL(p) {
 		w.timeExceeded(p)
 		return TTLExpired
 	}
 	w.in.Complete(p)
-	if !apply(w.in, p, f) {
+	if !w.apply(w.in, p, to) {
 		return Untranslatable
 	}
-	for it := w.in.Fragments(p, int(f.MTU)); ; {
+	for it := w.in.Fragments(p, int(to.MTU)); ; {
 		if w.made.Full() {
 			w.flush(w.made, &w.outMade)
 			w.made.Reset()
@@ -257,9 +257,9 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 	if r := w.permit(&pass); r != Forwarded {
 		return r
 	}
-	var f nat.Flow
-	w.fill(pass.hop, &f)
-	if r := w.fits(p, &f); r != Forwarded {
+	var to nat.Decision
+	w.fill(pass.hop, &to)
+	if r := w.fits(p, &to); r != Forwarded {
 		return r
 	}
 	if p.Tuple.Flags&packet.Routed != 0 && !w.in.DecrementTTL(p) {
@@ -274,7 +274,7 @@ func (w *worker) related(p *packet.Packet, info *PortInfo) Reason {
 			return Untranslatable
 		}
 	}
-	apply(w.in, p, &f)
+	w.apply(w.in, p, &to)
 	return Forwarded
 }
 

@@ -71,6 +71,7 @@ func newWorker(s *Switch, seed uint64) (*worker, error) {
 		flood:  bucket{rate: 2000, burst: 500},
 		events: bucket{rate: eventRate, burst: eventBurst},
 	}
+	w.cache.Evicted = w.drain
 	w.frags = newFragments(w.fragmentsLost)
 	w.decider = decider{conns: s.conns, affinities: s.affinities, tables: s.tables.Load()}
 	w.seconds = uint32(s.cfg.Clock() / time.Second)
@@ -172,17 +173,23 @@ func (w *worker) tick() {
 func (w *worker) keep(f *nat.Flow) bool {
 	idle := w.seconds - f.LastSeen
 	if idle > 0 {
-		w.report(f)
+		w.drain(f)
 	}
 	return idle < flowIdle
 }
 
-// report adds what f counted to its connection.
-func (w *worker) report(f *nat.Flow) {
-	if f.Packets != 0 {
-		w.conns.Touch(f.Conn, f.Dir(), f.LastSeen, f.Packets, f.Bytes)
-		f.Packets, f.Bytes = 0, 0
+// drain reports what a flow has counted and may not come to report with a packet.
+func (w *worker) drain(f *nat.Flow) {
+	if f.Counted() {
+		w.report(f, f.LastSeen)
 	}
+}
+
+// report adds what f has counted to its connection, and that it was seen at a
+// second. It reports false if the connection is gone.
+func (w *worker) report(f *nat.Flow, at uint32) bool {
+	packets, bytes := f.Drain()
+	return w.conns.Touch(w.cache.Conn(f), f.Dir(), at, packets, bytes)
 }
 
 // do runs f on the worker, between two batches, and waits for it.

@@ -43,6 +43,37 @@ func Translate(from, to *Tuple) Translation {
 	return t
 }
 
+// Translation4 is a Translation of IPv4 as packets have it: 16 bytes.
+type Translation4 struct {
+	// Header is what stands in an IPv4 header without options from the source
+	// address on, and in the ports behind it.
+	Header [12]byte
+	Delta  Delta
+}
+
+// Short returns t for packets of IPv4. Of IPv6, all but the last four bytes of each
+// address is lost.
+func (t *Translation) Short() (s Translation4) {
+	copy(s.Header[0:4], t.Src[12:])
+	copy(s.Header[4:8], t.Dst[12:])
+	binary.BigEndian.PutUint16(s.Header[8:10], t.SrcPort)
+	binary.BigEndian.PutUint16(s.Header[10:12], t.DstPort)
+	s.Delta = t.Delta
+	return s
+}
+
+// Translation returns the whole of a translation of IPv4.
+func (s *Translation4) Translation() Translation {
+	t := Translation{
+		Src: Addr{10: 0xff, 11: 0xff}, Dst: Addr{10: 0xff, 11: 0xff},
+		SrcPort: binary.BigEndian.Uint16(s.Header[8:10]), DstPort: binary.BigEndian.Uint16(s.Header[10:12]),
+		Delta: s.Delta,
+	}
+	copy(t.Src[12:], s.Header[0:4])
+	copy(t.Dst[12:], s.Header[4:8])
+	return t
+}
+
 // deltaOf returns what replacing words of the le sum from by words of the le
 // sum to adds to a le sum. No change gives zero, not its other form 0xffff.
 func deltaOf(from, to uint64) uint16 {

@@ -6,7 +6,7 @@ import "encoding/binary"
 // that a router translates: TCP and UDP in IPv4 without options or fragments. It
 // reports false, and changes nothing, for all others and when the TTL is at its
 // end; then the two know what to do.
-func (b *Batch) RewriteRouted(p *Packet, t *Translation) bool {
+func (b *Batch) RewriteRouted(p *Packet, t *Translation4) bool {
 	const l4 = EthernetLen + 20
 	if p.Class != Flow || p.L4 != l4 || p.Len < l4+20 {
 		return false
@@ -40,9 +40,6 @@ func (b *Batch) RewriteRouted(p *Packet, t *Translation) bool {
 	// The word of TTL and protocol shrinks by 0x0100: see DecrementTTL.
 	head := uint32(^binary.BigEndian.Uint16(f[24:26])) + uint32(t.Delta.Addrs) + 0xfeff
 	binary.BigEndian.PutUint16(f[24:26], ^Fold(head))
-	*(*[4]byte)(f[26:30]) = [4]byte(t.Src[12:])
-	*(*[4]byte)(f[30:34]) = [4]byte(t.Dst[12:])
-	binary.BigEndian.PutUint16(f[34:36], t.SrcPort)
-	binary.BigEndian.PutUint16(f[36:38], t.DstPort)
+	*(*[12]byte)(f[26:38]) = t.Header
 	return true
 }
