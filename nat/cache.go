@@ -43,8 +43,7 @@ type Cache struct {
 	broom uint32 // where Sweep goes on
 
 	// pins are the entries plus one that the last LookupBatch found, 0 for none.
-	pins    [packet.BatchSize]uint32
-	touched uint64 // keeps the compiler from leaving out loads that only warm the cache
+	pins [packet.BatchSize]uint32
 
 	mem, tagMem, connMem, wideMem *region
 }
@@ -200,11 +199,11 @@ func (c *Cache) Set(f *Flow, d *Decision, now uint32) {
 // none: it forwards nothing until it is Set. When the cache is full, a new flow takes the place
 // of the one of a few that was not seen for longest.
 func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
-	c.touched += uint64(c.x.warm(hash))
+	c.x.prefetch(hash)
 	entry := c.used
 	if entry == uint32(len(c.flows)) {
 		entry = c.spare()
-		c.touched += uint64(c.x.warm(uint64(c.x.tags[entry])))
+		c.x.prefetch(uint64(c.x.tags[entry]))
 	}
 	if found, ok := c.find(key, hash); ok {
 		return &c.flows[found]

@@ -87,16 +87,6 @@ type cursor struct {
 	old            bool
 }
 
-// warm begins to load what next and insert will need for a hash, without
-// waiting for it. The result only has to be used for something.
-func (x *index) warm(hash uint64) uint32 {
-	v := x.slots[uint32(hash)&x.mask]
-	if x.old != nil {
-		v ^= x.old[uint32(hash)&x.oldMask]
-	}
-	return v
-}
-
 // seek returns a cursor for a hash.
 func (x *index) seek(hash uint64) cursor {
 	return cursor{pos: uint32(hash), tag: uint32(hash), want: uint32(hash>>32) &^ x.refs}

@@ -1,6 +1,10 @@
 package nat
 
-import "vswitch/vswitch/packet"
+import (
+	"unsafe"
+
+	"vswitch/vswitch/packet"
+)
 
 // Begins reports whether a packet of the connection, with these TCP flags (or
 // that SCTP chunk type, as Track takes them), begins a new one with the same
@@ -106,14 +110,14 @@ func (t *Table) Touch(id ID, dir Dir, now uint32, packets uint32, bytes uint64) 
 	return true
 }
 
-// Warm begins to load what Touch needs of a connection, without waiting for it.
-// The result only has to be used for something.
-func (t *Table) Warm(id ID) uint64 {
-	if id.entry() >= t.high.Load() {
-		return 0
+// PrefetchConn begins to load what Touch will need of a connection, without waiting
+// for it.
+func (t *Table) PrefetchConn(id ID) {
+	if id.entry() < t.high.Load() {
+		e := &t.entries[id.entry()]
+		prefetch(uintptr(unsafe.Pointer(&e.packets[0]))) // the first and the last of it
+		prefetch(uintptr(unsafe.Pointer(&e.seen[1])))    // lie in two cache lines
 	}
-	e := &t.entries[id.entry()]
-	return e.packets[0].Load() + uint64(e.seen[1].Load()) // the first and the last of it: two cache lines
 }
 
 // Prefetch begins to load what Lookup and Begin will need for a tuple, without

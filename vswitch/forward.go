@@ -84,7 +84,7 @@ func (w *worker) warm() {
 			came := w.in.Packets[i].Tuple.Flow()
 			w.conns.Prefetch(&came)
 		case f.LastSeen != w.seconds:
-			w.touched += w.conns.Warm(w.cache.Conn(f))
+			w.conns.PrefetchConn(w.cache.Conn(f))
 		}
 	}
 	if misses > 1 {

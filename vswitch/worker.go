@@ -42,7 +42,6 @@ type worker struct {
 	waited   *packet.Batch               // for a fragment that waited; made with the first
 	flows    [packet.BatchSize]*nat.Flow // of in's packets, as they were looked up
 	inserted bool                        // flows were inserted since
-	touched  uint64                      // keeps the compiler from leaving out loads that only warm the cache
 	out      outputs
 	outMade  outputs
 	errors   bucket // limits ICMP errors and resets
