@@ -212,7 +212,11 @@ func (a *alone) lost(to string, from uint16) {
 		); err != nil {
 			return fmt.Errorf("connect from port %d: %w", from, err)
 		}
-		if n, err := unix.Read(fd, make([]byte, 100)); err != unix.ECONNRESET {
+		n, err := unix.Read(fd, make([]byte, 100))
+		for err == unix.EINTR { // by a signal of the runtime: no call with a timeout is restarted (signal(7))
+			n, err = unix.Read(fd, make([]byte, 100))
+		}
+		if err != unix.ECONNRESET {
 			a.t.Errorf("a lost connection with %s from port %d reads %d bytes, error %v", to, from, n, err)
 		}
 		return nil
