@@ -152,7 +152,7 @@ func (d *demo) onlyLocal(ctx context.Context, s stage, pod actor) error {
 
 // untilSilent asks until neither an answer nor a refusal comes.
 func untilSilent(ctx context.Context, s stage, at netip.AddrPort) error {
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		r, err := one(ctx, s, outsideClient, at, 300*time.Millisecond)
 		if err != nil && (strings.Contains(err.Error(), "timeout") || strings.Contains(err.Error(), "deadline exceeded")) {
 			return nil
@@ -168,7 +168,8 @@ func untilSilent(ctx context.Context, s stage, at netip.AddrPort) error {
 
 // healthChecks shows what the nodes tell load balancers.
 func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.AddrPort) error {
-	no, err := s.Healthy(ctx, without)
+	// Nodes open the port when they go by the service already.
+	no, err := untilHealth(ctx, s, without, 503)
 	if errors.Is(err, errNoHealth) {
 		d.detail("left out: health checks at port %d: a node in memory is no process", with.Port())
 		return nil
@@ -176,7 +177,7 @@ func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.Ad
 	if err != nil {
 		return err
 	}
-	yes, err := s.Healthy(ctx, with)
+	yes, err := untilHealth(ctx, s, with, 200)
 	if err != nil {
 		return err
 	}
@@ -185,6 +186,20 @@ func (d *demo) healthChecks(ctx context.Context, s stage, without, with netip.Ad
 		return fmt.Errorf("health checks say %d on node1 and %d on node2; 503 and 200 are right", no, yes)
 	}
 	return nil
+}
+
+// untilHealth asks until a node answers as wanted, and returns its last answer.
+func untilHealth(ctx context.Context, s stage, at netip.AddrPort, want int) (code int, err error) {
+	for deadline := time.Now().Add(patience); ; {
+		code, err = s.Healthy(ctx, at)
+		if err == nil && code == want || errors.Is(err, errNoHealth) || ctx.Err() != nil || time.Now().After(deadline) {
+			return code, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // imbalance measures who gets how much where nodes have different numbers of pods.
@@ -235,7 +250,7 @@ func (d *demo) imbalance(ctx context.Context, s stage, lb netip.AddrPort) error 
 // untilMasqueraded waits until both nodes know of policy Cluster: no pod sees
 // the client any more.
 func untilMasqueraded(ctx context.Context, s stage, lb netip.AddrPort) error {
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		replies, err := s.Ask(ctx, outsideClient, lb, 40, time.Second)
 		if err != nil {
 			return err

@@ -139,12 +139,12 @@ func (d *demo) yaml(manifest string) {
 }
 
 // sweep connects every pod with every other one, until it finds what is wanted,
-// for a few seconds. It prints what it found at last.
+// as long as patience lasts. It prints what it found at last.
 func (d *demo) sweep(ctx context.Context, wanted func(from, to tier) bool, pods []tier) error {
 	// What is denied is not answered at all; whoever may is answered in less, in
 	// the end.
 	limit := 300 * time.Millisecond
-	for deadline := time.Now().Add(10 * time.Second); ; limit = min(2*limit, 2*time.Second) {
+	for deadline := time.Now().Add(patience); ; limit = min(2*limit, 2*time.Second) {
 		m, wrong, err := d.reached(ctx, wanted, pods, limit)
 		if err != nil {
 			return err
@@ -220,7 +220,7 @@ func (d *demo) deniedAloud(ctx context.Context, from, to tier, by string) error 
 			return fmt.Errorf("it was stopped by %q, not by %s", e.Policy, by)
 		}
 		return nil
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		return fmt.Errorf("nobody heard that a packet was dropped")
 	}
 }

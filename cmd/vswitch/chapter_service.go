@@ -119,9 +119,9 @@ func (t trip) paths(from, to, entry, node string) error {
 }
 
 // tripTo connects until accept has nothing to say against the answer and where
-// the connection's packets were seen, for a few seconds.
+// the connection's packets were seen.
 func (d *demo) tripTo(ctx context.Context, s stage, from string, to netip.AddrPort, accept func(reply, trip) error) (r reply, t trip, err error) {
-	for deadline := time.Now().Add(8 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		if r, t, err = oneTrip(ctx, s, from, to); err == nil {
 			if err = accept(r, t); err == nil {
 				return r, t, nil
@@ -222,8 +222,8 @@ func short(name string) string { return strings.TrimPrefix(name, "default/") }
 // shares asks n times and counts answers by pod. Before that it waits until all
 // pods that are named answer, and no others.
 func (d *demo) shares(ctx context.Context, s stage, from string, to netip.AddrPort, n int, pods ...string) (map[string]int, error) {
-	count := func(n int) (map[string]int, error) {
-		replies, err := s.Ask(ctx, from, to, n, time.Second)
+	count := func(n int, limit time.Duration) (map[string]int, error) {
+		replies, err := s.Ask(ctx, from, to, n, limit)
 		got := map[string]int{}
 		for _, r := range replies {
 			if r.Error != "" && err == nil {
@@ -233,10 +233,10 @@ func (d *demo) shares(ctx context.Context, s stage, from string, to netip.AddrPo
 		}
 		return got, err
 	}
-	for deadline := time.Now().Add(8 * time.Second); ; {
-		got, err := count(20 * len(pods))
+	for deadline := time.Now().Add(patience); ; {
+		got, err := count(20*len(pods), time.Second)
 		if err == nil && slices.Equal(slices.Sorted(maps.Keys(got)), pods) {
-			return count(n)
+			return count(n, patience)
 		}
 		if err == nil {
 			err = fmt.Errorf("%s answer at %s, not %s", countsOf(got), to, strings.Join(pods, ", "))

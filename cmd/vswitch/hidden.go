@@ -107,7 +107,7 @@ func serveDemo(name string) error {
 // callDemo asks, and prints the replies. If it asks once and gets no answer,
 // that is its error.
 func callDemo(to netip.AddrPort, args []string) error {
-	n, limit := 1, 3*time.Second
+	n, limit := 1, 30*time.Second
 	if len(args) == 2 {
 		var err, lerr error
 		n, err = strconv.Atoi(args[0])

@@ -85,6 +85,10 @@ const (
 
 var demoPorts = []int{demoPort, webPort}
 
+// patience is how long the demo waits, at most, for what comes at once on a machine
+// with nothing else to do.
+const patience = 30 * time.Second
+
 // role is a pod to be.
 type role struct {
 	node, name string
@@ -173,7 +177,7 @@ func awaitPod(ctx context.Context, s stage, name string, wanted func(*cluster.Po
 
 // await waits until a stage is as wanted.
 func await(ctx context.Context, s stage, wanted func(*cluster.State) bool) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	state, err := s.State(ctx, 0)
 	for err == nil && !wanted(state) {
@@ -182,10 +186,10 @@ func await(ctx context.Context, s stage, wanted func(*cluster.State) bool) error
 	return err
 }
 
-// until asks again and again, for a few seconds, until the answer is as wanted,
+// until asks again and again, as long as patience lasts, until the answer is as wanted,
 // or there is one if wanted is nil.
 func until(ctx context.Context, s stage, from string, to netip.AddrPort, wanted func(reply) bool) (r reply, err error) {
-	for deadline := time.Now().Add(5 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		if r, err = one(ctx, s, from, to, 3*time.Second); err == nil {
 			if wanted == nil || wanted(r) {
 				return r, nil

@@ -238,7 +238,7 @@ func (s *labStage) KillNode(ctx context.Context, node string) error {
 }
 
 func (s *labStage) awaitNode(ctx context.Context, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
 		nodes, err := s.client.Nodes(ctx)

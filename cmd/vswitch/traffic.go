@@ -134,7 +134,7 @@ func request(ctx context.Context, dial dialer, to netip.AddrPort, limit time.Dur
 
 // healthy asks what load balancers ask a node, and returns the status code.
 func healthy(ctx context.Context, dial dialer, at netip.AddrPort) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, "GET", "http://"+at.String()+"/healthz", nil)
 	if err != nil {

@@ -412,7 +412,7 @@ func TestBuiltInServerTaken(t *testing.T) {
 
 func TestDeletePod(t *testing.T) {
 	dir := t.TempDir()
-	gentle := newTestPod("gentle", sh("trap 'echo bye > "+dir+"/gentle; exit 0' TERM; while :; do sleep 0.05; done")...)
+	gentle := newTestPod("gentle", sh("trap 'echo bye > "+dir+"/gentle; exit 0' TERM; touch "+dir+"/up; while :; do sleep 0.05; done")...)
 	stubborn := newTestPod("stubborn", sh("trap '' TERM; setsid sleep 7654 & while :; do sleep 0.05; done")...)
 	stubborn.GracePeriod = 200 * time.Millisecond
 	c := start(t, options(gentle, stubborn, newTestPod("other", "sleep", "1000")))
@@ -432,6 +432,12 @@ func TestDeletePod(t *testing.T) {
 		})
 	}
 	counted("2")
+	eventually(t, func() string { // and the gentle one hears what it is told
+		if _, err := os.Stat(dir + "/up"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	refs := []cluster.Ref{{Kind: cluster.KindPod, Key: gentle.Key()}, {Kind: cluster.KindPod, Key: stubborn.Key()}}
 	if err := c.Delete(t.Context(), refs); err != nil {
 		t.Fatal(err)

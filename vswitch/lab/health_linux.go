@@ -14,8 +14,9 @@ const (
 	// how soon after services changed: nodes may not know yet.
 	healthEvery = time.Second
 	healthSoon  = 100 * time.Millisecond
-	// healthTimeout is how long a node has to answer.
-	healthTimeout = time.Second
+	// healthTimeout is how long a node has to answer. One that is dead is known
+	// as not ready before.
+	healthTimeout = 3 * time.Second
 	// healthAtOnce bounds how many questions are under way.
 	healthAtOnce = 16
 )

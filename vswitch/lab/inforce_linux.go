@@ -17,14 +17,16 @@ import (
 
 // Bounds of waiting for nodes.
 const (
-	// inForceWithin bounds what a command waits for its changes.
-	inForceWithin = 2 * time.Second
+	// inForceWithin bounds what a command waits for its changes. It takes long
+	// only on a machine that is out of breath, or where a node hangs.
+	inForceWithin = 10 * time.Second
 	// Before a pod is told to end, it waits until nobody chooses it any more, for
 	// at most unchosenWithin, and then until those who did a moment ago are done
 	// with it, for at most drainWithin. The first takes long only on a machine
-	// that is out of breath, the second as long as clients like.
+	// that is out of breath, the second as long as clients like; a machine that
+	// stalls for a second or two must not cut them off.
 	unchosenWithin = 5 * time.Second
-	drainWithin    = time.Second
+	drainWithin    = 3 * time.Second
 )
 
 // inForce waits until all nodes that are ready go by a revision of the State,

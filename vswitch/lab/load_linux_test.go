@@ -95,9 +95,26 @@ func get(c *http.Client, url string) (string, error) {
 type background struct {
 	in   *os.File
 	done chan struct{}
-	out  []byte
 	code int
 	err  error
+
+	mu  sync.Mutex
+	out []byte
+}
+
+// Write takes what the command writes.
+func (b *background) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.out = append(b.out, p...)
+	return len(p), nil
+}
+
+// said is what the command has written so far.
+func (b *background) said() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(b.out)
 }
 
 // inBackground starts a command that ends with its standard input.
@@ -118,7 +135,7 @@ func inBackground(t testing.TB, c *Client, r ExecRequest) *background {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		b.out, _ = io.ReadAll(outR)
+		_, _ = io.Copy(b, outR)
 		outR.Close()
 	}()
 	go func() {

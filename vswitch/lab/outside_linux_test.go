@@ -21,6 +21,7 @@ func TestOutside(t *testing.T) {
 		p.Node, p.HostNetwork = fmt.Sprintf("node%d", i+1), true
 	}
 	c := start(t, o)
+	listening(t, c, "tcp", echoPort, "one", "two")
 	for _, name := range []string{"one", "two"} {
 		for _, ip := range getPod(t, c, name).IPs {
 			command = append(command, ip.String())

@@ -25,7 +25,6 @@ const (
 // testNarrow is a server of the echo, and at another port a router behind it that takes
 // no more than narrow bytes: it says so about what is larger, and sends back the rest.
 func testNarrow() int {
-	go testEcho()
 	for _, network := range []string{"4", "6"} {
 		icmp := map[string]string{"4": "ip4:icmp", "6": "ip6:ipv6-icmp"}[network]
 		raw, err := net.ListenPacket(icmp, "")
@@ -40,7 +39,7 @@ func testNarrow() int {
 		}
 		go serveNarrow(raw, u)
 	}
-	select {}
+	return testEcho() // it listens when the others do
 }
 
 func serveNarrow(raw, u net.PacketConn) {
@@ -130,7 +129,8 @@ func learnPMTU(to netip.AddrPort) error {
 		return err
 	}
 	big, got := make([]byte, 1380), 0
-	for range 50 { // an error about one is told by the call for the next
+	// An error about one is told by the call for the next.
+	for end := time.Now().Add(answerWithin); time.Now().Before(end); {
 		_, _ = c.Write(big)
 		time.Sleep(20 * time.Millisecond)
 		if got, err = unix.GetsockoptInt(int(f.Fd()), level, mtu); err != nil {
@@ -189,6 +189,7 @@ spec:
 func TestB12B13ServiceAcrossNodes(t *testing.T) {
 	exe := thisProgram(t)
 	c := clusterOf(t, 2, clientPods+fmt.Sprintf(narrowService, echoPort, narrowPort, exe))
+	listening(t, c, "tcp", echoPort, "narrow")
 	state, err := c.State(t.Context())
 	if err != nil {
 		t.Fatal(err)

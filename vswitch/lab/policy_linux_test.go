@@ -18,11 +18,11 @@ import (
 )
 
 // firstPatience is how long testFirst waits for an answer.
-const firstPatience = 2 * time.Second
+const firstPatience = 8 * time.Second
 
 // testFirst sends a datagram from a new socket every 50 ms, the first one at
-// once, and prints a line for each, in their order: when it was sent, in Unix
-// milliseconds, and what came back.
+// once, and prints a line for each, in their order: the moments between which it
+// was sent, in Unix microseconds, and what came back.
 func testFirst(addr string) int {
 	lines := make(chan chan string, 2*firstPatience/(50*time.Millisecond))
 	go func() {
@@ -40,11 +40,13 @@ func testFirst(addr string) int {
 func first(addr string) string {
 	buf := make([]byte, 1500)
 	sent := time.Now()
+	gone := sent
 	n, err := 0, error(nil)
 	c, err := net.Dial("udp", addr)
 	if err == nil {
 		c.SetDeadline(sent.Add(firstPatience))
-		if _, err = c.Write([]byte("hi")); err == nil {
+		_, err = c.Write([]byte("hi"))
+		if gone = time.Now(); err == nil {
 			n, err = c.Read(buf)
 		}
 		c.Close()
@@ -58,7 +60,7 @@ func first(addr string) string {
 	case err != nil:
 		what = err.Error()
 	}
-	return fmt.Sprintf("%d %s", sent.UnixMilli(), what)
+	return fmt.Sprintf("%d %d %s", sent.UnixMicro(), gone.UnixMicro(), what)
 }
 
 // isolated lets friends, and whoever a label of their namespace makes one, speak
@@ -99,8 +101,8 @@ spec:
 
 // answered is a line of testFirst.
 type answered struct {
-	sent time.Time
-	what string
+	sent, gone time.Time // it was sent between them
+	what       string
 }
 
 // answers reads what a pod's testFirst has said, at least n lines.
@@ -118,9 +120,10 @@ func answers(t *testing.T, c *Client, pod string, n int) (out []answered) {
 		}
 		out = nil
 		for line := range strings.Lines(string(text)) {
-			if at, what, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
-				ms, _ := strconv.ParseInt(at, 10, 64)
-				out = append(out, answered{time.UnixMilli(ms), what})
+			if w := strings.SplitN(strings.TrimSpace(line), " ", 3); len(w) == 3 {
+				sent, _ := strconv.ParseInt(w[0], 10, 64)
+				gone, _ := strconv.ParseInt(w[1], 10, 64)
+				out = append(out, answered{time.UnixMicro(sent), time.UnixMicro(gone), w[2]})
 			}
 		}
 		if len(out) < n {
@@ -138,6 +141,7 @@ func answers(t *testing.T, c *Client, pod string, n int) (out []answered) {
 func TestB21PolicyInCluster(t *testing.T) {
 	exe := thisProgram(t)
 	c := clusterOf(t, 2, fmt.Sprintf(guardedPod, "node1", exe)+isolated)
+	listening(t, c, "udp", 9001, "web")
 	ip := getPod(t, c, "web").IPs[0].String()
 	addr := net.JoinHostPort(ip, "9001")
 	put := func(name, role, node string) {
@@ -177,7 +181,7 @@ func TestB21PolicyInCluster(t *testing.T) {
 			return ""
 		})
 		for _, a := range all {
-			if a.sent.Before(from) || !a.sent.Before(to) {
+			if a.sent.Before(from) || !a.gone.Before(to) {
 				continue
 			}
 			if n++; a.what != want {
@@ -191,21 +195,30 @@ func TestB21PolicyInCluster(t *testing.T) {
 	phase := func(change func()) (from, to time.Time) {
 		change()
 		from = time.Now()
-		time.Sleep(time.Second) // while it is in force
-		return from, time.Now()
+		for range 20 { // while it is in force; a machine that stalls takes one of the naps
+			time.Sleep(50 * time.Millisecond)
+		}
+		to = time.Now()
+		time.Sleep(200 * time.Millisecond) // the nodes judge what was sent, before the next change
+		return from, to
 	}
 	pods := []string{"foe-node1-0", "foe-node2-0"}
+	var checks []func() // of all phases in the end: silence takes its time
+	later := func(from, to time.Time, want string) {
+		checks = append(checks, func() {
+			t.Helper()
+			for _, p := range pods {
+				between(p, from, to, want)
+			}
+		})
+	}
 	relabel := func(role string) func() {
 		return func() { put(pods[0], role, "node1"); put(pods[1], role, "node2") }
 	}
 	from, to := phase(relabel("friend"))
-	for _, p := range pods {
-		between(p, from, to, "web 9001")
-	}
+	later(from, to, "web 9001")
 	from, to = phase(relabel("foe"))
-	for _, p := range pods {
-		between(p, from, to, "silence")
-	}
+	later(from, to, "silence")
 	from, to = phase(func() {
 		ref := cluster.Ref{Kind: cluster.KindNetworkPolicy, Key: cluster.Key{Namespace: "shop", Name: "web"}}
 		if err := c.Delete(t.Context(), []cluster.Ref{ref}); err != nil {
@@ -215,13 +228,9 @@ func TestB21PolicyInCluster(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	for _, p := range pods {
-		between(p, from, to, "web 9001")
-	}
+	later(from, to, "web 9001")
 	from, to = phase(func() { apply(t, c, manifests(t, isolated)) })
-	for _, p := range pods {
-		between(p, from, to, "silence")
-	}
+	later(from, to, "silence")
 
 	began := time.Now()
 	for _, node := range []string{"node1", "node2"} {
@@ -238,8 +247,9 @@ func TestB21PolicyInCluster(t *testing.T) {
 		}
 		return ""
 	})
-	for _, p := range pods {
-		between(p, began, time.Now(), "silence")
+	later(began, time.Now(), "silence")
+	for _, check := range checks {
+		check()
 	}
 	eventually(t, func() string {
 		drops := map[string]uint64{}

@@ -48,14 +48,15 @@ func runRealNode(config string) error {
 
 const echoPort = 7
 
-// testEcho is the process of a pod: it sends back what it gets.
+// testEcho is the process of a pod: it sends back what it gets. When it listens
+// with TCP, it does with UDP, too.
 func testEcho() int {
-	l, err := net.Listen("tcp", fmt.Sprintf(":%d", echoPort))
+	u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", echoPort))
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	u, err := net.ListenPacket("udp", fmt.Sprintf(":%d", echoPort))
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", echoPort))
 	if err != nil {
 		fmt.Println(err)
 		return 1
@@ -207,6 +208,7 @@ func TestRealNodes(t *testing.T) {
 		t.Fatalf("%d pods, error %v", len(pods), err)
 	}
 	knowEachOther(t, c, 1)
+	listening(t, c, "tcp", echoPort, "echo-0", "echo-1", "echo-2", "echo-3")
 	others := func(p *cluster.Pod) (list []string) {
 		for _, q := range pods {
 			if q.Name != p.Name {
@@ -280,6 +282,21 @@ func TestRealNodes(t *testing.T) {
 			}
 		}
 	})
+}
+
+// listening waits until pods listen at a port of "tcp" or "udp": one runs when its
+// process does, which may be before that.
+func listening(t *testing.T, c *Client, network string, port int, pods ...string) {
+	t.Helper()
+	script := fmt.Sprintf("cat /proc/net/%[1]s /proc/net/%[1]s6 | awk '{ print $2, $4 }' | grep -E ':%04[2]X 0[7A]$'", network, port) // unconnected, or LISTEN
+	for _, pod := range pods {
+		eventually(t, func() string {
+			if got, code := run(t, c, ExecRequest{Pod: pod, Command: sh(script)}, ""); code != 0 {
+				return fmt.Sprintf("pod %s does not listen at %s port %d: %s", pod, network, port, got)
+			}
+			return ""
+		})
+	}
 }
 
 // checksumErrors prints the counters of wrong checksums that are not zero.

@@ -234,7 +234,7 @@ func (c *rawClient) associate(a *ask, port uint16) (answer []byte, err error) {
 	echo = append(echo, make([]byte, -len(echo)&3)...)
 	echo = append(echo, 0, 3, 0, 18, 0, 0, 0, tsn, 0, 0, 0, 0, 0, 0, 0, 0, 'h', 'i', 0, 0)
 	// Who has answered once must go on.
-	err = c.call(say(theirs, echo), a.To, in, time.Now().Add(answerLimit), func(p []byte) bool {
+	err = c.call(say(theirs, echo), a.To, in, time.Now().Add(answerWithin), func(p []byte) bool {
 		if binary.BigEndian.Uint32(p[4:]) != ours {
 			return false
 		}

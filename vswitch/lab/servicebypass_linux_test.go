@@ -30,7 +30,7 @@ func (f *tableLab) bypass(list []*question) (problems []string) {
 	if len(list) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), tableWithin)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var all []bypassing
 	watched := map[string]bool{}
@@ -64,7 +64,7 @@ func (f *tableLab) startBypass(b *bypassing) error {
 	if err := f.putOutside(node, b.row.Proto, b.from, b.row.Target); err != nil {
 		return err
 	}
-	if at := f.entryOf(b.row.Proto, b.from, b.row.Target); at != node {
+	if at := f.entryOf(b.row.Proto, b.from, b.row.Target, answerWithin); at != node {
 		return fmt.Errorf("%s was sent to %s, and came in at %q", b.from, node, at)
 	}
 	if err := f.putOutside(node, "tcp", b.refused, netip.AddrPortFrom(f.addr(node, b.from.Addr()), closedPort)); err != nil {
@@ -118,7 +118,7 @@ func (f *tableLab) noteBypass(s agent.Sight) {
 
 // saw reports whether there is such a sight, in reasonable time.
 func (f *tableLab) saw(what func(*agent.Sight) bool) bool {
-	for end := time.Now().Add(answerLimit); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(answerWithin); ; time.Sleep(time.Millisecond) {
 		f.mu.Lock()
 		found := false
 		for i := range f.bypassed {

@@ -23,7 +23,7 @@ import (
 const (
 	// tableWithin is how long a row may take to show all that it says. What it
 	// must not show fails it at once.
-	tableWithin = 15 * time.Second
+	tableWithin = time.Minute
 	// answerLimit and silenceLimit are how long a socket waits, where an answer is
 	// due, and where none is, or perhaps none.
 	answerLimit, silenceLimit = 2 * time.Second, 400 * time.Millisecond

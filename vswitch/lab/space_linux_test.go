@@ -25,6 +25,7 @@ func TestNodeSpace(t *testing.T) {
 	}
 	o.Objects.Pods[2].HostNetwork = true
 	c := start(t, o)
+	listening(t, c, "tcp", echoPort, "near", "far", "host")
 	nodes := map[string]*cluster.Node{}
 	s, err := c.State(t.Context())
 	if err != nil {

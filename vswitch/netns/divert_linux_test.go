@@ -1,6 +1,7 @@
 package netns_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -151,7 +152,7 @@ const clientPort = 10000
 // nobody who would answer.
 func refuses(t *testing.T, ns string, to netip.AddrPort, within time.Duration) (refused bool) {
 	t.Helper()
-	netnstest.Do(t, ns, func() error {
+	try := func() error {
 		family, from := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: clientPort})
 		sa := unix.Sockaddr(&unix.SockaddrInet4{Port: int(to.Port()), Addr: [4]byte(to.Addr().AsSlice())})
 		if to.Addr().Is6() {
@@ -175,9 +176,16 @@ func refuses(t *testing.T, ns string, to netip.AddrPort, within time.Duration) (
 			refused = true
 		case unix.EINPROGRESS:
 		default:
-			return fmt.Errorf("connect to %s: %v", to, err)
+			return fmt.Errorf("connect to %s: %w", to, err)
 		}
 		return nil
+	}
+	netnstest.Do(t, ns, func() error {
+		err := try()
+		for errors.Is(err, unix.EINTR) { // by a signal of the runtime: no call with a timeout is restarted (signal(7))
+			err = try()
+		}
+		return err
 	})
 	return refused
 }

@@ -192,7 +192,9 @@ func TestTAPDeleted(t *testing.T) {
 		p := []unix.PollFd{{Fd: int32(tap.FD()), Events: unix.POLLIN}}
 		b := packet.NewBatch()
 		for {
-			unix.Poll(p, 10000)
+			if _, err := unix.Poll(p, 10000); err == unix.EINTR {
+				continue // by a signal of the runtime
+			}
 			b.Reset()
 			if _, err := tap.Read(b, 64); err != nil || p[0].Revents == 0 {
 				woken <- int(p[0].Revents)
