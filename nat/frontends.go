@@ -20,13 +20,20 @@ type frontends struct{ root *[pages]page }
 // slots is a power of two.
 type page []slot
 
-// slot is a frontend and its address. Without a service, it is free. It has the
-// size of a cache line and leaves its end alone, as Go's memory of this kind
-// begins a word behind the beginning of one.
+// nearby is how many backends a slot has room for.
+const nearby = 11
+
+// slot is a frontend and its address. Without a service, it is free. Where there
+// are not many backends, and any of them will do, it has a copy of them. The chosen
+// one then mostly lies on the same page of memory, and the processor need not walk
+// its tables for another one. Address and frontend are in one cache line: a slot is
+// some of them long, and Go's memory of this kind begins a word behind the
+// beginning of one.
 type slot struct {
 	addr packet.Addr
 	Frontend
-	_ [16]byte
+	near [nearby]Backend
+	_    [8]byte
 }
 
 func (s *slot) free() bool { return s.Service == nil }
@@ -114,4 +121,8 @@ func (p page) put(s slot) {
 		i = (i + 1) & uint32(len(p)-1)
 	}
 	p[i] = s
+	if s.Random && s.backends <= nearby {
+		copy(p[i].near[:], s.Service.Cluster)
+		p[i].first = &p[i].near[0]
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -78,18 +79,45 @@ func benchServices(n int) (Services, []packet.Tuple) {
 	return c.Services(), targets
 }
 
-// TestSlot: all that is used of a slot is in one cache line, whether memory begins
-// with one or a word later.
+// TestSlot: a slot's frontend is in one cache line, whether memory begins with one
+// or a word later.
 func TestSlot(t *testing.T) {
 	var s slot
 	wide := unsafe.Sizeof(uintptr(0)) == 8 // pointers of 32 bits make it smaller
-	if size, used := unsafe.Sizeof(s), unsafe.Offsetof(s.Frontend)+unsafe.Sizeof(s.Frontend); wide && size != 64 || used > 56 {
-		t.Errorf("%d bytes, and the first %d are used", size, used)
+	if size, used := unsafe.Sizeof(s), unsafe.Offsetof(s.near); wide && size%64 != 0 || used > 56 {
+		t.Errorf("%d bytes, and the first %d are the frontend", size, used)
 	}
 	services, _ := benchServices(10_000)
 	for _, p := range services.fronts.root {
 		if at := uintptr(unsafe.Pointer(unsafe.SliceData(p))) % 64; at > 8 {
 			t.Fatalf("a page begins %d bytes behind a cache line", at)
+		}
+	}
+}
+
+// TestNear: what is chosen from is the same, whether the slot has a copy or not, and
+// one that goes by the order of the service's own list has none.
+func TestNear(t *testing.T) {
+	addr := packet.AddrFrom(netip.MustParseAddr("10.96.0.1"))
+	for _, n := range []int{0, 1, nearby, nearby + 1, 1000} {
+		for _, affinity := range []uint32{0, 60} {
+			svc := &Service{Name: "x/a", Affinity: affinity}
+			for i := range n {
+				svc.Cluster = append(svc.Cluster, Backend{Addr: packet.Addr{15: byte(i)}, Port: uint16(i), ID: uint32(i)})
+			}
+			fs := frontends{}.with(addr, 80, frontendOf(svc, ClusterIP, false))
+			fs = fs.with(addr, 81, frontendOf(svc, ClusterIP, false)) // moves it
+			f := fs.get(&addr, 80)
+			got, _ := f.Backends(FromPod, &addr)
+			if !slices.Equal(got, svc.Cluster) {
+				t.Errorf("%d backends: %v, want %v", n, got, svc.Cluster)
+			}
+			if n == 0 {
+				continue
+			}
+			if own, want := &got[0] == &svc.Cluster[0], affinity != 0 || n > nearby; own != want {
+				t.Errorf("%d backends, affinity %d: the service's own list %t, want %t", n, affinity, own, want)
+			}
 		}
 	}
 }
