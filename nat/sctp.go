@@ -1,26 +1,16 @@
 package nat
 
-// Chunk types of SCTP that change an association (RFC 9260 section 3.2).
-const (
-	chunkInit             = 1
-	chunkInitAck          = 2
-	chunkAbort            = 6
-	chunkShutdown         = 7
-	chunkShutdownAck      = 8
-	chunkCookieEcho       = 10
-	chunkCookieAck        = 11
-	chunkShutdownComplete = 14
-)
+import "vswitch/vswitch/packet"
 
 // nextSCTP is as liberal as nextTCP. An association whose chunks nobody reads
 // is one that was found in the middle: it lives while it is used.
 func nextSCTP(w word, dir Dir, chunk uint8) word {
 	switch chunk {
-	case chunkInit:
+	case packet.ChunkInit:
 		return synTCP(w, dir)
-	case chunkInitAck:
+	case packet.ChunkInitAck:
 		return synAckTCP(w, dir)
-	case chunkCookieEcho:
+	case packet.ChunkCookieEcho:
 		if w.state() == New {
 			w = begin(w, dir)
 		}
@@ -28,20 +18,20 @@ func nextSCTP(w word, dir Dir, chunk uint8) word {
 			return w.to(SynRecv)
 		}
 		return w
-	case chunkCookieAck:
+	case packet.ChunkCookieAck:
 		w = heard(w, dir)
 		if w.state() < Established {
 			return established(w)
 		}
 		return w
-	case chunkAbort:
+	case packet.ChunkAbort:
 		return w.to(Closed).less(RstOriginal | RstReply).with(of(RstOriginal, dir))
-	case chunkShutdown, chunkShutdownAck:
+	case packet.ChunkShutdown, packet.ChunkShutdownAck:
 		if w.ended() {
 			return w
 		}
 		return heard(w, dir).to(FinWait).with(of(FinOriginal, dir))
-	case chunkShutdownComplete:
+	case packet.ChunkShutdownComplete:
 		return heard(w, dir).to(TimeWait)
 	}
 	return plainTCP(w, dir)

@@ -6,8 +6,8 @@ import (
 	"vswitch/vswitch/packet"
 )
 
-// Begins reports whether a packet of the connection, with these TCP flags (or
-// that SCTP chunk type, as Track takes them), begins a new one with the same
+// Begins reports whether a packet of the connection, with this event (as Track takes
+// it), begins a new one with the same
 // tuple because the old one has ended: a SYN in TIME_WAIT or after a reset. Who
 // wants to decide anew about it deletes id; else Track opens it again.
 func (t *Table) Begins(id ID, event uint8) bool {
@@ -21,8 +21,8 @@ func (t *Table) Begins(id ID, event uint8) bool {
 }
 
 // Track shows a packet to its connection: the first of each direction, and all
-// with SYN, FIN or RST. Others may be shown, too. event is the packet's TCP
-// flags, for SCTP the type of its first chunk if that is known, else 0. It
+// that open or close it. Others may be shown, too. event is packet.Packet.Event:
+// TCP flags, or the type of an SCTP packet's first chunk. It
 // reports false if the connection is gone.
 func (t *Table) Track(id ID, dir Dir, event uint8, now uint32) bool {
 	e, a, b, ok := t.hold(id)

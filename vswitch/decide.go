@@ -110,7 +110,7 @@ func (d *decider) find(w *passage) {
 	if !ok {
 		return
 	}
-	if w.p.TCPFlags&packet.TCPSyn != 0 && d.conns.Begins(id, w.p.TCPFlags) {
+	if w.p.Control && d.conns.Begins(id, w.p.Event()) {
 		w.over = id // not deleted yet: anybody might say so
 		return
 	}
@@ -352,13 +352,13 @@ func (d *decider) remember(w *passage, to *nat.Decision) Reason {
 	}
 	id := w.conn.ID
 	if w.known {
-		d.conns.Track(id, w.dir, w.p.TCPFlags, d.seconds)
+		d.conns.Track(id, w.dir, w.p.Event(), d.seconds)
 		to.SetConn(id, w.dir)
 		return Forwarded
 	}
 	w.mapping.Reply = w.to.Reverse()
 	w.dir = nat.Original
-	id, err := d.conns.Begin(&w.came, &w.mapping, w.p.TCPFlags, d.seconds)
+	id, err := d.conns.Begin(&w.came, &w.mapping, w.p.Event(), d.seconds)
 	switch {
 	case errors.Is(err, nat.ErrExists): // another worker was faster
 		mapped, ok := d.conns.To(id, nat.Original)
@@ -366,7 +366,7 @@ func (d *decider) remember(w *passage, to *nat.Decision) Reason {
 			return TableFull // and chose otherwise; the next packet finds it
 		}
 		w.to = mapped
-		d.conns.Track(id, nat.Original, w.p.TCPFlags, d.seconds)
+		d.conns.Track(id, nat.Original, w.p.Event(), d.seconds)
 	case errors.Is(err, nat.ErrNoPort):
 		return NoSNATPort
 	case err != nil:

@@ -131,8 +131,7 @@ func (w *worker) each(from *attached, info *PortInfo) (done bool) {
 // rewrites the headers in place and sets p.Out. It reports false, with the
 // packet unchanged, if anything about it calls for a second look.
 func (w *worker) known(p *packet.Packet, f *nat.Flow, info *PortInfo) bool {
-	const closing = packet.TCPSyn | packet.TCPFin | packet.TCPRst
-	if f.Gen != w.tables.Gen || p.TCPFlags&closing != 0 || p.WireLen() > int(f.MTU) {
+	if f.Gen != w.tables.Gen || p.Control || p.WireLen() > int(f.MTU) {
 		return false
 	}
 	frame := w.in.Buf[p.Off:]

@@ -177,8 +177,8 @@ func (d *decider) follow(w *passage) bool {
 		return true
 	}
 	w.to = c.Reply.Reverse()
-	// Who says SYN again had no answer, and may as well go elsewhere.
-	anew := c.Orig.Proto == packet.ProtoUDP || w.p.TCPFlags&packet.TCPSyn != 0 && c.State == nat.SynSent
+	// Who says SYN (or INIT) again had no answer, and may as well go elsewhere.
+	anew := c.Orig.Proto == packet.ProtoUDP || c.State == nat.SynSent && (w.p.TCPFlags&packet.TCPSyn != 0 || w.p.Chunk == packet.ChunkInit)
 	if c.Zone == ingress {
 		if w.peer = d.tables.peerByID(c.Via); w.peer == nil {
 			w.gone = true

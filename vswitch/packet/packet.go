@@ -88,11 +88,19 @@ type Packet struct {
 
 	// What Parse found.
 	Class    Class
-	TCPFlags uint8  // of a TCP packet
-	L4       uint16 // offset of the transport header from the Ethernet header
-	Tuple    Tuple
-	Hash     uint64 // of Tuple
+	TCPFlags uint8 // of a TCP packet
+	// Chunk is the type of an SCTP packet's first chunk; 0, which is DATA, where
+	// there is none.
+	Chunk uint8
+	// Control: it opens or closes a connection, by SYN, FIN, RST or such a chunk.
+	Control bool
+	L4      uint16 // offset of the transport header from the Ethernet header
+	Tuple   Tuple
+	Hash    uint64 // of Tuple
 }
+
+// Event returns what connection tracking goes by: TCP flags or the SCTP chunk.
+func (p *Packet) Event() uint8 { return p.TCPFlags | p.Chunk }
 
 // PeerBase is the first value of Packet.In that names a peer of the overlay
 // instead of a port of the switch.

@@ -70,14 +70,14 @@ const (
 )
 
 // Parse reads the headers of p, whose frame must be in b, and fills Class, L4,
-// TCPFlags and Tuple (In is copied from p). It trims padding behind the IP packet
+// TCPFlags, Chunk, Control and Tuple (In is copied from p). It trims padding behind the IP packet
 // from p.Len. The source and the checksums are not checked here.
 func (b *Batch) Parse(p *Packet) {
 	f := b.Frame(p)
 	p.Class = Malformed
 	p.Tuple.In = p.In
 	p.Tuple.Flags = 0
-	p.TCPFlags = 0
+	p.TCPFlags, p.Chunk, p.Control = 0, 0, false
 	if len(f) < EthernetLen+20 {
 		if len(f) >= EthernetLen {
 			switch binary.BigEndian.Uint16(f[12:14]) {
@@ -285,6 +285,7 @@ func ports(p *Packet, h []byte, whole bool) {
 			return
 		}
 		p.TCPFlags = h[13]
+		p.Control = h[13]&(TCPSyn|TCPFin|TCPRst) != 0
 	case ProtoUDP:
 		if len(h) < 8 {
 			return
@@ -296,6 +297,10 @@ func ports(p *Packet, h []byte, whole bool) {
 	case ProtoSCTP:
 		if len(h) < 12 {
 			return
+		}
+		if len(h) >= 16 && binary.BigEndian.Uint16(h[14:16]) >= 4 {
+			p.Chunk = h[12]
+			p.Control = p.Chunk < 32 && controlChunks>>p.Chunk&1 != 0
 		}
 	case ProtoICMP, ProtoICMPv6:
 		icmp(p, h)

@@ -196,6 +196,55 @@ func TestParseClass(t *testing.T) {
 	}
 }
 
+// TestParseControl: Control marks what connection tracking has to see, by the TCP
+// flags or the first chunk of SCTP that is whole.
+func TestParseControl(t *testing.T) {
+	b := NewBatch()
+	for _, v6 := range []bool{false, true} {
+		for flags := range 256 {
+			s := tcp(v6, nil)
+			s.flags = uint8(flags)
+			p := s.add(t, b)
+			b.Parse(p)
+			if want := flags&(TCPSyn|TCPFin|TCPRst) != 0; p.Control != want || p.Event() != s.flags {
+				t.Errorf("TCP %#x: control %t, event %#x", flags, p.Control, p.Event())
+			}
+			b.Reset()
+		}
+		s := rewritten(v6)["sctp"]
+		for _, c := range []struct {
+			chunk   string
+			event   uint8
+			control bool
+		}{
+			{"", 0, false},                           // no chunk
+			{"\x01\x00\x00", 0, false},               // cut off
+			{"\x01\x00\x00\x03", 0, false},           // shorter than its own header
+			{"\x00\x03\x00\x11data", 0, false},       // DATA
+			{"\x01\x00\x00\x14init", 1, true},        // INIT
+			{"\x02\x00\x00\x14", 2, true},            // INIT ACK
+			{"\x03\x00\x00\x10", 3, false},           // SACK
+			{"\x04\x00\x00\x08", 4, false},           // HEARTBEAT
+			{"\x06\x00\x00\x04", 6, true},            // ABORT
+			{"\x07\x00\x00\x08", 7, true},            // SHUTDOWN
+			{"\x08\x00\x00\x04", 8, true},            // SHUTDOWN ACK
+			{"\x0a\x00\x00\x08\x00\x03", 10, true},   // COOKIE ECHO
+			{"\x0b\x00\x00\x04", 11, true},           // COOKIE ACK
+			{"\x0e\x00\x00\x04", 14, true},           // SHUTDOWN COMPLETE
+			{"\x21\x00\x00\x04", 33, false},          // 33 is not 1
+			{"\xc1\x00\x00\x04address", 0xc1, false}, // ASCONF
+		} {
+			s.payload = []byte(c.chunk)
+			p := s.add(t, b)
+			b.Parse(p)
+			if p.Control != c.control || p.Event() != c.event || p.Class != Flow {
+				t.Errorf("SCTP %q: %v, control %t, event %d, want %t and %d", c.chunk, p.Class, p.Control, p.Event(), c.control, c.event)
+			}
+			b.Reset()
+		}
+	}
+}
+
 // TestB20TinyFragments has first fragments that end inside the transport header
 // (RFC 1858): they must not pass as fragments whose ports are zero.
 func TestB20TinyFragments(t *testing.T) {
