@@ -21,12 +21,12 @@ const (
 )
 
 // Cache finds the Flow of a packet. It belongs to one worker: no method may be
-// called while another one runs. Lookups do not allocate, and neither they nor
-// insertions wait for a growing table.
+// called while another one runs, but Conn by what that one calls. Lookups do not
+// allocate, and neither they nor insertions wait for a growing table.
 //
 // Flows lie densely in one stretch of memory, beside an index of four-byte
 // slots. What is needed only of some, or seldom, lies in other stretches of the
-// same order; of the addresses of IPv6 only those pages exist that hold some. Pointers to flows are valid until the next Sweep, Delete or Close, and
+// same order. Pointers to flows are valid until the next Sweep, Delete or Close, and
 // those that LookupBatch returned, with insertions in between, until its next call.
 type Cache struct {
 	// Evicted, if set, sees a flow before another one takes its place for want
@@ -39,6 +39,7 @@ type Cache struct {
 	wides []wide // the rest of each flow that is of IPv6
 	used  uint32
 	holes uint32
+	six   uint32 // flows of IPv6
 	hand  uint32 // where the search for a flow to give up goes on
 	broom uint32 // where Sweep goes on
 
@@ -214,12 +215,31 @@ func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
 	c.conns[entry] = 0
 	if !key.Is4() {
 		f.Flags = inWide
-		c.wideMem.reached(int(entry+1) * wideSize)
+		c.six++
+		c.widen(entry)
 		c.wides[entry] = wide{src: key.Src, dst: key.Dst}
 	}
 	c.x.tags[entry] = uint32(hash)
 	c.x.insert(hash, entry)
 	return f
+}
+
+// widen prepares the rest of an entry of IPv6 to be written. Where most flows are
+// of IPv4, only those pages of it are used that have to be.
+func (c *Cache) widen(entry uint32) {
+	end := int(entry+1) * wideSize
+	if c.six > c.used/2 {
+		_ = c.wideMem.ready(end)
+	} else {
+		c.wideMem.reached(end)
+	}
+}
+
+// leaves counts what goes with a flow that is given up.
+func (c *Cache) leaves(f *Flow) {
+	if f.Flags&inWide != 0 {
+		c.six--
+	}
 }
 
 // take makes an entry free: the next that was never used, or what spare chose.
@@ -237,6 +257,7 @@ func (c *Cache) take(entry uint32) {
 		if c.Evicted != nil {
 			c.Evicted(f)
 		}
+		c.leaves(f)
 		c.x.remove(entry)
 	}
 }
@@ -286,6 +307,7 @@ func (c *Cache) Delete(f *Flow) {
 	if f.Flags&hole != 0 {
 		return
 	}
+	c.leaves(f)
 	c.x.remove(c.entry(f))
 	*f = Flow{Exit: Exit{Flags: hole}}
 	c.holes++
@@ -306,12 +328,14 @@ func (c *Cache) Sweep(n int, keep func(*Flow) bool) {
 				c.broom++
 				continue
 			}
+			c.leaves(f)
 			c.x.remove(c.broom)
 			c.holes++
 		}
 		c.fill(c.broom)
 	}
 	c.mem.release(int(c.used)*FlowSize, releaseStep)
+	c.connMem.release(int(c.used)*8, releaseStep)
 	c.wideMem.release(int(c.used)*wideSize, releaseStep)
 	if c.hand >= c.used {
 		c.hand = 0
@@ -332,7 +356,7 @@ func (c *Cache) fill(entry uint32) {
 	}
 	c.conns[entry] = c.conns[c.used]
 	if last.Flags&inWide != 0 {
-		c.wideMem.reached(int(entry+1) * wideSize)
+		c.widen(entry)
 		c.wides[entry] = c.wides[c.used]
 	}
 	c.x.rename(c.used, entry)

@@ -19,8 +19,8 @@ type Flow struct {
 	Gen uint32
 	// LastSeen is when the Table last heard of the flow, in seconds.
 	LastSeen uint32
-	// counted since then: packets in the upper 28 bits, bytes below. Somebody
-	// copied every one of these bytes, which is less than 64 GiB in a second.
+	// counted since then: packets in the upper 28 bits, bytes below. It is drained
+	// every second, in which nobody can have copied 64 GiB.
 	counted uint64
 	Exit
 	// To is what becomes of addresses and ports, if Flags has Rewrites. Of IPv6 it
@@ -129,13 +129,14 @@ func (d *Decision) Translate(from, to *packet.Tuple) {
 	d.Translation = packet.Translate(from, to)
 }
 
-// shortKey is a tuple, of addresses the last four bytes only: those of IPv4.
+// shortKey is a tuple, of addresses the last four bytes only: those of IPv4. Both
+// addresses of a tuple are of one family (packet.Batch.Parse refuses all else).
 type shortKey struct{ addrs, rest uint64 }
 
 func shorten(t *packet.Tuple) shortKey {
 	return shortKey{
 		addrs: uint64(binary.NativeEndian.Uint32(t.Src[12:]))<<32 | uint64(binary.NativeEndian.Uint32(t.Dst[12:])),
-		rest:  *t.Rest(),
+		rest:  t.Rest(),
 	}
 }
 

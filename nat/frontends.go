@@ -88,7 +88,7 @@ func (fs frontends) with(addr packet.Addr, key uint32, f *Frontend) frontends {
 		root = *fs.root
 	}
 	p := &root[hashOf(&addr, key)%pages]
-	var keep []slot
+	keep := make([]slot, 0, len(*p)/2+1)
 	for _, s := range *p {
 		if !s.free() && !s.is(&addr, key) {
 			keep = append(keep, s)

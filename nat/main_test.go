@@ -18,8 +18,8 @@ func TestMain(m *testing.M) {
 	case child == "":
 		heapOnly = raceEnabled
 		os.Exit(m.Run())
-	case child == "memory":
-		childMemory()
+	case len(child) > 7 && child[:7] == "memory:":
+		childMemory(child[7:])
 	case len(child) > 6 && child[:6] == "crash:":
 		childCrash(child[6:])
 	default:

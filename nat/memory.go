@@ -111,8 +111,9 @@ func (r *region) ahead(end int) {
 // reached tells that the first n bytes may be in use, of which some stretches are
 // not: their pages come when they are written.
 func (r *region) reached(n int) {
-	r.done = max(r.done, n)
-	r.populated = max(r.populated, n)
+	if n > r.done {
+		r.done, r.populated = n, max(r.populated, n)
+	}
 }
 
 // release gives memory behind the first n bytes back, at most limit bytes (a huge

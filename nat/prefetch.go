@@ -5,8 +5,8 @@ package nat
 import "vswitch/vswitch/packet"
 
 // These begin to load cache lines, without waiting for them. They are hints: an
-// address where nothing is does no harm. Unlike loads that miss, of which a dozen
-// keep a processor from looking further ahead, all of a batch's go out at once.
+// address where nothing is does no harm. Unlike loads, they are done before the
+// memory has answered, and so do not keep a processor from looking further ahead.
 
 // prefetch begins to load the cache line at an address.
 //

@@ -333,6 +333,7 @@ func (d *decider) masquerade(w *passage) {
 func (d *decider) fill(hop *fib.Hop, to *nat.Decision) {
 	to.Gen = d.tables.Gen
 	to.Out, to.Peer, to.MTU, to.MAC = hop.Port, hop.Peer, hop.MTU, hop.MAC
+	to.Flags &^= nat.FromVTEP
 	if hop.Kind == fib.Peer {
 		to.Flags |= nat.FromVTEP
 	}

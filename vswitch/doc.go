@@ -41,8 +41,8 @@
 // whether its backend is still there, and of any, in a world that is new to it,
 // whether policy still allows how it began.
 //
-// The answer is a nat.Flow: what to rewrite, where to send, and the generation
-// of the Tables that said so. When the world has changed since, the flow's next
+// The answer is a nat.Decision, which the worker's nat.Cache keeps as a nat.Flow:
+// what to rewrite, where to send, and the generation of the Tables that said so. When the world has changed since, the flow's next
 // packet is decided again. That is the whole of invalidation.
 //
 // What the switch says itself, ARP and ND answers, ICMP errors, TCP resets,

@@ -337,6 +337,36 @@ func TestFlowsAreCounted(t *testing.T) {
 	}
 }
 
+// TestGivenUpFlowsAreCounted: a flow that another one takes the place of has not
+// counted for nothing.
+func TestGivenUpFlowsAreCounted(t *testing.T) {
+	const conns = 250 // of two flows each, more than there is room for
+	r := newRigWith(t, Config{MaxFlows: 256})
+	var sent uint64
+	for i := range conns {
+		there, back := udp(), udp()
+		there.SrcPort, there.DstPort = layers.UDPPort(1000+i), 53
+		back.SrcPort, back.DstPort = there.DstPort, there.SrcPort
+		frame := build(t, macB, macA, podA, podB, there, 100)
+		sent = uint64(len(frame))
+		r.send("a", frame)
+		r.send("a", frame)
+		r.send("b", build(t, macA, macB, podB, podA, back, 100))
+	}
+	r.now += 2 * time.Second
+	r.sw.Step()
+	n := 0
+	r.sw.Conns().All(func(i nat.Info) bool {
+		if n++; i.Packets != [2]uint64{2, 1} || i.Bytes != [2]uint64{2 * sent, sent} {
+			t.Errorf("%v: %d packets of %d bytes, want 2 and 1 of %d", i.Orig, i.Packets, i.Bytes, sent)
+		}
+		return true
+	})
+	if n != conns {
+		t.Errorf("%d connections, want %d", n, conns)
+	}
+}
+
 // TestNothingBeforeTables: a port that the tables do not know forwards nothing.
 func TestNothingBeforeTables(t *testing.T) {
 	r := newRig(t)

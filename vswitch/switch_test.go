@@ -76,7 +76,10 @@ func newRigWith(t *testing.T, cfg Config) *rig {
 	t.Helper()
 	r := &rig{t: t, now: time.Hour, batch: packet.NewBatch(), ends: map[string]*port.PipeEnd{}, ids: map[string]uint16{}}
 	var err error
-	cfg.Inline, cfg.MaxFlows, cfg.Clock = true, 4096, func() time.Duration { return r.now }
+	if cfg.MaxFlows == 0 {
+		cfg.MaxFlows = 4096
+	}
+	cfg.Inline, cfg.Clock = true, func() time.Duration { return r.now }
 	if r.sw, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ Service is created, says so in 'vswitch get services -o wide' and 'vswitch statu
 gets its address when there is one; apply warns of it.
 
 It returns when all nodes that are ready go by the services and endpoints that follow, or
-after two seconds with a warning. What takes longer, such as the start of a pod's process,
+after ten seconds with a warning. What takes longer, such as the start of a pod's process,
 is not waited for.
 
 Exit codes: 0 applied, 1 it failed, 2 the input is wrong.`,

@@ -135,9 +135,9 @@ func (s *builtIn) serveTCP(ln net.Listener, web *handover) {
 		go func() {
 			c := &bufferedConn{Conn: conn, r: bufio.NewReader(conn)}
 			c.SetReadDeadline(time.Now().Add(silence))
-			http := beginsHTTP(c.r)
+			asks := beginsHTTP(c.r)
 			c.SetReadDeadline(time.Time{})
-			if http {
+			if asks {
 				web.take(c)
 				return
 			}

@@ -151,7 +151,7 @@ func (c *Client) Isolate(ctx context.Context, o *cluster.Objects) (r []control.R
 }
 
 // WaitInForce waits until the data planes of all nodes that are ready go by the
-// State of now, for at most two seconds. The error names a node that does not.
+// State of now, for at most ten seconds. The error names a node that does not.
 func (c *Client) WaitInForce(ctx context.Context) error {
 	return c.call(ctx, "GET", "/v1/inforce", nil, nil)
 }

@@ -76,7 +76,7 @@ func (t *Tuple) Flow() Tuple {
 func (t *Tuple) Is4() bool { return t.Dst.Is4() }
 
 // Rest returns all of the tuple but the addresses, as one word in memory order.
-func (t *Tuple) Rest() *uint64 { return &(*[5]uint64)(unsafe.Pointer(t))[4] }
+func (t *Tuple) Rest() uint64 { return (*[5]uint64)(unsafe.Pointer(t))[4] }
 
 // String gives "tcp 10.0.0.1:1234 -> 10.0.0.2:80".
 func (t Tuple) String() string {
