@@ -70,8 +70,8 @@ const (
 )
 
 // Parse reads the headers of p, whose frame must be in b, and fills Class, L4,
-// TCPFlags, Chunk, Control and Tuple (In is copied from p). It trims padding behind the IP packet
-// from p.Len. The source and the checksums are not checked here.
+// TCPFlags, Chunk, Control and Tuple (In is copied from p). It trims padding behind
+// the IP packet from p.Len. The source and the checksums are not checked here.
 func (b *Batch) Parse(p *Packet) {
 	f := b.Frame(p)
 	p.Class = Malformed
