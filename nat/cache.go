@@ -12,6 +12,8 @@ const (
 	minFlows = 4 * packet.BatchSize
 	// firstFlows is the number of flows that the index begins with.
 	firstFlows = 1024
+	// nearFlows is how many flows are at hand anyway: they fit in a processor's cache.
+	nearFlows = 2048
 	// candidates is how many flows are compared to find one to give up.
 	candidates = 4
 	// releaseStep bounds the bytes that one Sweep gives back.
@@ -95,8 +97,10 @@ func (c *Cache) lookupBatch(ps []packet.Packet, out []*Flow) {
 	if len(ps) == 0 {
 		return
 	}
-	prefetchSlots(unsafe.SliceData(slots), mask, &ps[0].Hash, unsafe.Sizeof(ps[0]), len(ps))
-	only4 := true
+	far := c.used > nearFlows
+	if far {
+		prefetchSlots(unsafe.SliceData(slots), mask, &ps[0].Hash, unsafe.Sizeof(ps[0]), len(ps))
+	}
 	for i := range ps {
 		h := ps[i].Hash
 		pos, want := uint32(h)&mask, uint32(h>>32)&^refs
@@ -106,11 +110,12 @@ func (c *Cache) lookupBatch(ps []packet.Packet, out []*Flow) {
 			s = slots[pos]
 		}
 		pins[i&(packet.BatchSize-1)] = s & refs
-		only4 = only4 && ps[i].Tuple.Is4()
 	}
-	prefetchLines(uintptr(unsafe.Pointer(unsafe.SliceData(c.flows))), pins, len(ps))
-	if !only4 {
-		prefetchLines(uintptr(unsafe.Pointer(unsafe.SliceData(c.wides))), pins, len(ps))
+	if far {
+		prefetchLines(uintptr(unsafe.Pointer(unsafe.SliceData(c.flows))), pins, len(ps))
+		if c.six > 0 && any6(ps) {
+			prefetchLines(uintptr(unsafe.Pointer(unsafe.SliceData(c.wides))), pins, len(ps))
+		}
 	}
 	for i := range ps {
 		p := &ps[i]
@@ -130,6 +135,16 @@ func (c *Cache) lookupBatch(ps []packet.Packet, out []*Flow) {
 			out[i], pins[i&(packet.BatchSize-1)] = &c.flows[entry], entry+1
 		}
 	}
+}
+
+// any6 reports whether any of the packets is of IPv6.
+func any6(ps []packet.Packet) bool {
+	for i := range ps {
+		if !ps[i].Tuple.Is4() {
+			return true
+		}
+	}
+	return false
 }
 
 // Lookup returns the flow of a tuple with that hash, or nil.
