@@ -121,6 +121,7 @@ func (c *Cache) lookupBatch(ps []packet.Packet, out []*Flow) {
 		p := &ps[i]
 		if r := pins[i&(packet.BatchSize-1)]; r != 0 {
 			f := &c.flows[r-1]
+			// Of IPv4 this is all of what is says, without a call.
 			if f.key == shorten(&p.Tuple) && (f.Flags&inWide == 0 && p.Tuple.Is4() || c.is(r-1, &p.Tuple)) {
 				out[i] = f
 				continue
@@ -211,9 +212,9 @@ func (c *Cache) Set(f *Flow, d *Decision, now uint32) {
 	}
 }
 
-// Insert returns the flow of a tuple with that hash, a new one if there is
-// none: it forwards nothing until it is Set. When the cache is full, a new flow takes the place
-// of the one of a few that was not seen for longest.
+// Insert returns the flow of a tuple with that hash, a new one if there is none:
+// it forwards nothing until it is Set. When the cache is full, a new flow takes the
+// place of the one of a few that was not seen for longest.
 func (c *Cache) Insert(key *packet.Tuple, hash uint64) *Flow {
 	c.x.prefetch(hash)
 	entry := c.used

@@ -25,7 +25,7 @@ func TestMemory(t *testing.T) {
 		limit uint64 // in MiB
 	}{
 		{"ipv4", 400},
-		{"both", 500}, // in turns, so that all memory that only IPv6 needs is used
+		{"both", 480}, // in turns, so that all memory that only IPv6 needs is used
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cmd := exec.Command(os.Args[0])

@@ -6,10 +6,10 @@ import (
 	"vswitch/vswitch/packet"
 )
 
-// Begins reports whether a packet of the connection, with this event (as Track takes
-// it), begins a new one with the same
-// tuple because the old one has ended: a SYN in TIME_WAIT or after a reset. Who
-// wants to decide anew about it deletes id; else Track opens it again.
+// Begins reports whether a packet of the connection, with this event (as Track
+// takes it), begins a new one with the same tuple because the old one has ended: a
+// SYN in TIME_WAIT or after a reset, or an INIT. Who wants to decide anew about it
+// deletes id; else Track opens it again.
 func (t *Table) Begins(id ID, event uint8) bool {
 	e, a, b, ok := t.hold(id)
 	if !ok {
@@ -21,8 +21,8 @@ func (t *Table) Begins(id ID, event uint8) bool {
 }
 
 // Track shows a packet to its connection: the first of each direction, and all
-// that open or close it. Others may be shown, too. event is packet.Packet.Event:
-// TCP flags, or the type of an SCTP packet's first chunk. It
+// that open or close it (packet.Packet.Control). Others may be shown, too. event is
+// packet.Packet.Event: TCP flags, or the type of an SCTP packet's first chunk. It
 // reports false if the connection is gone.
 func (t *Table) Track(id ID, dir Dir, event uint8, now uint32) bool {
 	e, a, b, ok := t.hold(id)
