@@ -24,6 +24,7 @@ type Compiler struct {
 	nodes    map[netip.Addr]bool
 	ranges   []netip.Prefix
 	next     Services
+	changes  map[spot]*Frontend // that next has not yet
 }
 
 // compiled is what became of a service.
@@ -43,11 +44,15 @@ type claim struct {
 // NewCompiler returns a Compiler for a node. Its name and zone decide which
 // endpoints are local and near; when they change, make a new one.
 func NewCompiler(self Self) *Compiler {
-	return &Compiler{self: self, services: map[cluster.Key]*compiled{}, claims: map[spot][]claim{}, nodes: map[netip.Addr]bool{}}
+	return &Compiler{self: self, services: map[cluster.Key]*compiled{}, claims: map[spot][]claim{}, nodes: map[netip.Addr]bool{}, changes: map[spot]*Frontend{}}
 }
 
 // Services returns what has been compiled so far.
-func (c *Compiler) Services() Services { return c.next }
+func (c *Compiler) Services() Services {
+	c.next = c.next.with(c.changes)
+	clear(c.changes)
+	return c.next
+}
 
 // SetRanges tells the ranges of cluster IPs. Their addresses are for services
 // only, given or not.
@@ -208,16 +213,16 @@ func (c *Compiler) claim(at spot, cl claim) {
 		return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.owner.Namespace, b.owner.Namespace), cmp.Compare(a.owner.Name, b.owner.Name))
 	})
 	c.claims[at] = list
-	c.next = c.next.with(at, list[0].frontend)
+	c.changes[at] = list[0].frontend
 }
 
 func (c *Compiler) unclaim(at spot, owner cluster.Key) {
 	list := slices.DeleteFunc(slices.Clone(c.claims[at]), func(o claim) bool { return o.owner == owner })
 	if len(list) == 0 {
 		delete(c.claims, at)
-		c.next = c.next.with(at, nil)
+		c.changes[at] = nil
 		return
 	}
 	c.claims[at] = list
-	c.next = c.next.with(at, list[0].frontend)
+	c.changes[at] = list[0].frontend
 }

@@ -89,7 +89,7 @@ func TestSlot(t *testing.T) {
 	}
 	services, _ := benchServices(10_000)
 	for _, p := range services.fronts.root {
-		if at := uintptr(unsafe.Pointer(unsafe.SliceData(p))) % 64; at > 8 {
+		if at := uintptr(unsafe.Pointer(unsafe.SliceData(p.slots))) % 64; at > 8 {
 			t.Fatalf("a page begins %d bytes behind a cache line", at)
 		}
 	}
@@ -105,8 +105,8 @@ func TestNear(t *testing.T) {
 			for i := range n {
 				svc.Cluster = append(svc.Cluster, Backend{Addr: packet.Addr{15: byte(i)}, Port: uint16(i), ID: uint32(i)})
 			}
-			fs := frontends{}.with(addr, 80, frontendOf(svc, ClusterIP, false))
-			fs = fs.with(addr, 81, frontendOf(svc, ClusterIP, false)) // moves it
+			fs := frontends{}.with(placed{addr, 80, frontendOf(svc, ClusterIP, false)})
+			fs = fs.with(placed{addr, 81, frontendOf(svc, ClusterIP, false)}) // moves it
 			f := fs.get(&addr, 80)
 			got, _ := f.Backends(FromPod, &addr)
 			if !slices.Equal(got, svc.Cluster) {
@@ -161,15 +161,16 @@ func TestFrontends(t *testing.T) {
 			if v.fronts.root == nil {
 				break
 			}
+			p := &v.fronts.root[p]
+			n += len(p.slots)
 			used := 0
-			for i := range v.fronts.root[p] {
-				if !v.fronts.root[p][i].free() {
+			for _, s := range p.index {
+				if s != 0 {
 					used++
 				}
 			}
-			n += used
-			if size := len(v.fronts.root[p]); size&(size-1) != 0 || size < 2*used || used == 0 && size > 0 {
-				t.Fatalf("page %d has %d slots for %d frontends", p, size, used)
+			if size := len(p.index); size&(size-1) != 0 || size < 2*used || used != len(p.slots) || used == 0 && size > 0 {
+				t.Fatalf("an index of %d has %d of %d frontends", size, used, len(p.slots))
 			}
 		}
 		if n != len(v.want) || n == 0 && v.fronts.root != nil {
@@ -180,26 +181,36 @@ func TestFrontends(t *testing.T) {
 	now := version{want: map[where]uint32{}}
 	var versions []version
 	for i := range uint32(3000) {
-		w := wheres[r.IntN(len(wheres))]
-		if r.IntN(3) == 0 || i > 2000 && r.IntN(3) > 0 {
-			now.fronts = now.fronts.with(w.addr, w.key, nil)
-			delete(now.want, w)
-		} else {
-			now.fronts = now.fronts.with(w.addr, w.key, &Frontend{ID: i + 1, Service: s})
-			now.want[w] = i + 1
+		var changes []placed
+		for range 1 + r.IntN(5) {
+			w := wheres[r.IntN(len(wheres))]
+			if slices.ContainsFunc(changes, func(c placed) bool { return c.addr == w.addr && c.key == w.key }) {
+				continue
+			}
+			if r.IntN(3) == 0 || i > 2000 && r.IntN(3) > 0 {
+				changes = append(changes, placed{w.addr, w.key, nil})
+				delete(now.want, w)
+			} else {
+				changes = append(changes, placed{w.addr, w.key, &Frontend{ID: i + 1, Service: s}})
+				now.want[w] = i + 1
+			}
 		}
+		now.fronts = now.fronts.with(changes...)
 		if i%100 == 0 {
 			versions = append(versions, version{now.fronts, maps.Clone(now.want)})
 		}
 	}
 	for _, w := range wheres {
-		now.fronts = now.fronts.with(w.addr, w.key, nil)
+		now.fronts = now.fronts.with(placed{w.addr, w.key, nil})
 		delete(now.want, w)
 	}
 	for _, v := range append(versions, now) {
 		check(v)
 	}
 }
+
+// put returns Services in which f, if not nil, is at the spot.
+func (s Services) put(at spot, f *Frontend) Services { return s.with(map[spot]*Frontend{at: f}) }
 
 // TestMatch: what an address without a frontend for a port is, where it is a
 // cluster IP, an external IP, a range of its own and a node's, in any order.
@@ -218,19 +229,19 @@ func TestMatch(t *testing.T) {
 	}{
 		{"nothing", func() {}, NoService},
 		{"a range", func() { s = s.withRange(wide, true) }, Unallocated},
-		{"an external IP", func() { s = s.with(at(80), external) }, NoService},
-		{"a cluster IP, too", func() { s = s.with(at(81), cluster) }, WrongPort},
-		{"a second port of it", func() { s = s.with(at(82), cluster) }, WrongPort},
-		{"the first goes", func() { s = s.with(at(81), nil) }, WrongPort},
-		{"and again", func() { s = s.with(at(81), nil) }, WrongPort},
-		{"the second becomes external", func() { s = s.with(at(82), external) }, NoService},
+		{"an external IP", func() { s = s.put(at(80), external) }, NoService},
+		{"a cluster IP, too", func() { s = s.put(at(81), cluster) }, WrongPort},
+		{"a second port of it", func() { s = s.put(at(82), cluster) }, WrongPort},
+		{"the first goes", func() { s = s.put(at(81), nil) }, WrongPort},
+		{"and again", func() { s = s.put(at(81), nil) }, WrongPort},
+		{"the second becomes external", func() { s = s.put(at(82), external) }, NoService},
 		{"a range of its own", func() { s = s.withRange(own, true) }, WrongPort},
-		{"all frontends go", func() { s = s.with(at(80), nil).with(at(82), nil) }, Unallocated},
-		{"a cluster IP in it", func() { s = s.with(at(80), cluster) }, WrongPort},
+		{"all frontends go", func() { s = s.put(at(80), nil).put(at(82), nil) }, Unallocated},
+		{"a cluster IP in it", func() { s = s.put(at(80), cluster) }, WrongPort},
 		{"its range goes", func() { s = s.withRange(own, false) }, WrongPort},
-		{"it is a node's", func() { s = s.with(node, frontendOf(svc, NodePort, false)).withNode(ip, true, false) }, WrongPort},
-		{"it is a node's only", func() { s = s.with(at(80), nil) }, NoService},
-		{"it is nobody's", func() { s = s.withNode(ip, false, false).with(node, nil) }, Unallocated},
+		{"it is a node's", func() { s = s.put(node, frontendOf(svc, NodePort, false)).withNode(ip, true, false) }, WrongPort},
+		{"it is a node's only", func() { s = s.put(at(80), nil) }, NoService},
+		{"it is nobody's", func() { s = s.withNode(ip, false, false).put(node, nil) }, Unallocated},
 		{"no range", func() { s = s.withRange(wide, false) }, NoService},
 	}
 	for _, step := range steps {
@@ -250,7 +261,7 @@ func TestMatch(t *testing.T) {
 func TestNodePortAddress(t *testing.T) {
 	f := frontendOf(&Service{Name: "x/a"}, NodePort, false)
 	for own, any := range map[string]netip.Addr{"192.0.2.1": netip.IPv4Unspecified(), "2001:db8::1": netip.IPv6Unspecified()} {
-		s := Services{}.with(spot{any, portKey(packet.ProtoTCP, 30080)}, f).withNode(netip.MustParseAddr(own), true, false)
+		s := Services{}.put(spot{any, portKey(packet.ProtoTCP, 30080)}, f).withNode(netip.MustParseAddr(own), true, false)
 		tuple := packet.Tuple{Dst: packet.AddrFrom(any), DstPort: 30080, Proto: packet.ProtoTCP}
 		if got, m := s.Lookup(&tuple, false); got != nil || m != NoService {
 			t.Errorf("%s: %v, %v", any, got, m)

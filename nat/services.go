@@ -141,18 +141,32 @@ func family(is4 bool) int {
 	return 1
 }
 
-// with returns Services in which f, if not nil, is at the spot.
-func (s Services) with(at spot, f *Frontend) Services {
-	addr := packet.AddrFrom(at.addr)
-	if at.addr.IsUnspecified() {
-		s.fronts = s.fronts.with(addr, at.key|everyNode, f)
+// with returns Services in which the frontends that are given, if not nil, are at
+// their spots.
+func (s Services) with(changes map[spot]*Frontend) Services {
+	if len(changes) == 0 {
 		return s
 	}
-	old := s.fronts.get(&addr, at.key)
-	if old == nil && f == nil {
+	list := make([]placed, 0, len(changes))
+	for at, f := range changes {
+		addr, key := packet.AddrFrom(at.addr), at.key
+		if at.addr.IsUnspecified() {
+			key |= everyNode
+		} else {
+			s = s.serves(at, s.fronts.get(&addr, key), f)
+		}
+		list = append(list, placed{addr, key, f})
+	}
+	s.fronts = s.fronts.with(list...)
+	return s
+}
+
+// serves returns Services that know of an address that it serves f instead of old
+// at a spot; nil is nothing.
+func (s Services) serves(at spot, old, f *Frontend) Services {
+	if old == nil && f == nil || old != nil && f != nil && old.Kind == f.Kind {
 		return s
 	}
-	s.fronts = s.fronts.with(addr, at.key, f)
 	return s.edit(netip.PrefixFrom(at.addr, at.addr.BitLen()), func(a *address) {
 		i, _ := slices.BinarySearch(a.keys, at.key)
 		switch {
@@ -180,31 +194,39 @@ func (s *Services) Prefetch(ps []packet.Packet, flows []*Flow, conns *Table) {
 		return
 	}
 	var hashes [packet.BatchSize]uint32
-	var fronts [packet.BatchSize]*Frontend
+	var fronts [packet.BatchSize]*slot
 	for i := range ps {
 		if t := &ps[i].Tuple; flows[i] == nil && ps[i].Class == packet.Flow {
-			hash := hashOf(&t.Dst, portKey(t.Proto, t.DstPort))
-			if p := s.fronts.page(hash); len(p) > 0 {
-				prefetch(uintptr(unsafe.Pointer(&p[p.home(hash)])))
+			hashes[i] = hashOf(&t.Dst, portKey(t.Proto, t.DstPort))
+			if p := s.fronts.page(hashes[i]); len(p.index) > 0 {
+				prefetch(uintptr(unsafe.Pointer(p.home(hashes[i]))))
 			}
-			hashes[i] = hash
 		}
 	}
 	for i := range ps {
-		if t := &ps[i].Tuple; flows[i] == nil && ps[i].Class == packet.Flow {
-			f := s.fronts.page(hashes[i]).get(&t.Dst, portKey(t.Proto, t.DstPort), hashes[i])
-			if f == nil || f.backends == 0 {
-				continue
+		if flows[i] == nil && ps[i].Class == packet.Flow {
+			p := s.fronts.page(hashes[i])
+			if n, _ := p.find(hashes[i]); n != 0 {
+				fronts[i] = &p.slots[n-1]
+				prefetch(uintptr(unsafe.Pointer(fronts[i])))
 			}
-			fronts[i] = f
-			b := uintptr(unsafe.Pointer(Draw(f.cluster(), ps[i].Hash)))
-			prefetch(b)
-			if end := b + unsafe.Sizeof(Backend{}) - 1; end/64 != b/64 {
-				prefetch(end)
-			}
-			if !f.Random {
-				prefetch(uintptr(unsafe.Pointer(f.Service)))
-			}
+		}
+	}
+	for i, f := range fronts[:len(ps)] {
+		if f == nil {
+			continue
+		}
+		if t := &ps[i].Tuple; f.backends == 0 || !f.is(&t.Dst, portKey(t.Proto, t.DstPort)) {
+			fronts[i] = nil
+			continue
+		}
+		b := uintptr(unsafe.Pointer(Draw(f.cluster(), ps[i].Hash)))
+		prefetch(b)
+		if end := b + unsafe.Sizeof(Backend{}) - 1; end/64 != b/64 {
+			prefetch(end)
+		}
+		if !f.Random {
+			prefetch(uintptr(unsafe.Pointer(f.Service)))
 		}
 	}
 	for i, f := range fronts[:len(ps)] {
