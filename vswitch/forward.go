@@ -1,6 +1,8 @@
 package vswitch
 
 import (
+	"encoding/binary"
+
 	"vswitch/nat"
 	"vswitch/vswitch/packet"
 )
@@ -44,7 +46,7 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 			w.recovered(r)
 		}
 	}()
-	gateway := w.tables.gatewayMAC(info.Kind)
+	gateway := macWord(w.tables.gatewayMAC(info.Kind))
 	overlay := info.Kind == PortOverlay
 	var bytes, packets uint64
 	ps := w.in.Packets
@@ -54,7 +56,7 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 			p.In = from.id
 		}
 		w.in.Parse(p)
-		if [6]byte(w.in.Buf[p.Off:]) == gateway {
+		if binary.LittleEndian.Uint64(w.in.Buf[p.Off:])<<16 == gateway {
 			p.Tuple.Flags = packet.Routed
 		}
 		segments := uint64(p.Segments())
@@ -69,6 +71,13 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 	from.rxPackets.Add(packets)
 	from.rxBytes.Add(bytes)
 	return true
+}
+
+// macWord returns a MAC as the upper bits of the word that begins with it.
+func macWord(mac [6]byte) uint64 {
+	var b [8]byte
+	copy(b[:], mac[:])
+	return binary.LittleEndian.Uint64(b[:]) << 16
 }
 
 // warm has memory loaded that is needed beside the flows: of connections that
@@ -112,12 +121,12 @@ func (w *worker) each(from *attached, info *PortInfo) (done bool) {
 			w.flows[w.cur] = f
 		}
 		if f != nil && p.Class == packet.Flow && w.known(p, f, info) {
-			w.out.add(p.Out, uint16(w.cur))
+			w.out.add(p.Out, p, w.cur)
 			continue
 		}
 		switch r := w.unknown(p, info); r {
 		case Forwarded:
-			w.out.add(p.Out, uint16(w.cur))
+			w.out.add(p.Out, p, w.cur)
 		case Answered:
 		default:
 			from.drops[r].Add(1)
@@ -201,17 +210,27 @@ type outputs struct {
 type group struct {
 	port uint16
 	n    int
-	idx  [packet.BatchSize]uint16
+	// packets and bytes are what the port counts.
+	packets, bytes uint64
+	idx            [packet.BatchSize]uint16
 }
 
-// add appends packet i to the group of a port. A batch rarely has more than a
-// few ports, so the groups are searched, the last one first.
-func (o *outputs) add(port, i uint16) {
+// add appends p, packet i of its batch, to the group of a port.
+func (o *outputs) add(port uint16, p *packet.Packet, i int) {
+	g := o.group(port)
+	g.idx[g.n&(packet.BatchSize-1)] = uint16(i)
+	g.n++
+	segments := uint64(p.Segments())
+	g.packets += segments
+	g.bytes += uint64(p.Len) + (segments-1)*uint64(p.HdrLen)
+}
+
+// group returns the group of a port, with room for one. A batch rarely has more
+// than a few ports, so they are searched, the last one first.
+func (o *outputs) group(port uint16) *group {
 	for k := o.used - 1; k >= 0; k-- {
 		if g := &o.groups[k]; g.port == port && g.n < len(g.idx) {
-			g.idx[g.n] = i
-			g.n++
-			return
+			return g
 		}
 	}
 	if o.used == len(o.groups) {
@@ -219,8 +238,8 @@ func (o *outputs) add(port, i uint16) {
 	}
 	g := &o.groups[o.used]
 	o.used++
-	g.port, g.n = port, 1
-	g.idx[0] = i
+	g.port, g.n, g.packets, g.bytes = port, 0, 0, 0
+	return g
 }
 
 // flush sends every group and forgets them.
@@ -237,16 +256,9 @@ func (w *worker) flush(b *packet.Batch, o *outputs) {
 		if tap != nil {
 			tap.seeOut(b, idx, a, w.now)
 		}
-		var packets, bytes uint64
-		for _, i := range idx {
-			p := &b.Packets[i]
-			segments := uint64(p.Segments())
-			packets += segments
-			bytes += uint64(p.Len) + (segments-1)*uint64(p.HdrLen)
-		}
 		sent, _ := a.port.Write(b, idx)
-		a.txPackets.Add(packets)
-		a.txBytes.Add(bytes)
+		a.txPackets.Add(g.packets)
+		a.txBytes.Add(g.bytes)
 		if lost := len(idx) - sent; lost > 0 {
 			a.drops[QueueFull].Add(uint64(lost))
 		}

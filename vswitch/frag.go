@@ -229,7 +229,7 @@ func (w *worker) late(frame []byte, p *packet.Packet, d *datagram) Reason {
 	n := copy(w.room(), w.in.Frame(q))
 	m := w.made.Add(w.made.Next(), n)
 	m.Out, m.Peer, m.Hash = q.Out, q.Peer, q.Hash
-	w.outMade.add(m.Out, uint16(len(w.made.Packets)-1))
+	w.outMade.add(m.Out, m, len(w.made.Packets)-1)
 	return Forwarded
 }
 

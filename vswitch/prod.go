@@ -87,5 +87,5 @@ func (w *worker) prod(p *Prod) {
 	q := w.made.Add(w.made.Next(), packet.BareAck(buf, &p.As, rand.Uint32(), rand.Uint32()))
 	q.Out, q.Peer, q.Hash = hop.Port, hop.Peer, p.As.Hash(w.seed)
 	w.made.SetEthernet(q, &hop.MAC, &src)
-	w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+	w.outMade.add(q.Out, q, len(w.made.Packets)-1)
 }

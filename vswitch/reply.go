@@ -26,7 +26,7 @@ func (w *worker) send(cause *packet.Packet, frame []byte) {
 	q := w.made.Add(w.made.Next(), len(frame))
 	q.Hash = cause.Hash
 	w.back(w.made, q, cause)
-	w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+	w.outMade.add(q.Out, q, len(w.made.Packets)-1)
 }
 
 // back addresses q, a packet of b, to where cause came from.
@@ -80,7 +80,7 @@ func (w *worker) local(p *packet.Packet) Reason {
 			return NoListener
 		}
 		w.back(w.in, p, p)
-		w.out.add(p.Out, uint16(w.cur))
+		w.out.add(p.Out, p, w.cur)
 		return Answered
 	case packet.ProtoTCP:
 		w.reset(p)

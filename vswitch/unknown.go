@@ -137,7 +137,7 @@ func (w *worker) piece(it *packet.Fragmenter, p *packet.Packet) bool {
 	}
 	q := w.made.Add(off, n)
 	q.Out, q.Peer, q.Hash = p.Out, p.Peer, p.Hash
-	w.outMade.add(q.Out, uint16(len(w.made.Packets)-1))
+	w.outMade.add(q.Out, q, len(w.made.Packets)-1)
 	return true
 }
 
@@ -303,7 +303,7 @@ func (w *worker) multicast(p *packet.Packet, info *PortInfo) Reason {
 	w.in.Complete(p)
 	for id, other := range w.tables.Ports {
 		if other != nil && other.Kind == PortPod && uint16(id) != p.In && w.hears(p, other) {
-			w.out.add(uint16(id), uint16(w.cur))
+			w.out.add(uint16(id), p, w.cur)
 		}
 	}
 	return Answered

@@ -43,8 +43,8 @@ const (
 // Kind returns the type without the ECN bit.
 func (g GSO) Kind() GSO { return g &^ GSOECN }
 
-// Flags of a packet's checksum. The zero value: the bytes carry a complete
-// checksum that nobody has verified.
+// Flags of a packet. The zero value: the bytes carry a complete checksum that
+// nobody has verified.
 const (
 	// NeedsCsum: the transport checksum field holds the folded, not inverted
 	// pseudo header sum; whoever puts the packet on a wire completes it over
@@ -53,6 +53,9 @@ const (
 	// Verified: the complete checksum in the bytes was found correct (or the
 	// outer checksum of the overlay vouches for it).
 	Verified
+	// Plain: Parse found it to be what most packets are, a whole one of TCP or UDP
+	// to one receiver, behind a header of IPv4 without options, and no superpacket.
+	Plain
 )
 
 // Packet describes one packet of a Batch. It holds no pointers: the bytes are

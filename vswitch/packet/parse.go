@@ -70,14 +70,23 @@ const (
 )
 
 // Parse reads the headers of p, whose frame must be in b, and fills Class, L4,
-// TCPFlags, Chunk, Control and Tuple (In is copied from p). It trims padding behind
-// the IP packet from p.Len. The source and the checksums are not checked here.
+// TCPFlags, Chunk, Control and Tuple (In is copied from p), and Plain of Flags. It
+// trims padding behind the IP packet from p.Len. The source and the checksums are
+// not checked here.
 func (b *Batch) Parse(p *Packet) {
+	if f := b.Buf[p.Off:]; len(f) < plainHeaders || !parsePlain(p, (*[plainHeaders]byte)(f)) {
+		b.parse(p)
+	}
+}
+
+// parse is Parse for any packet; none is Plain to it.
+func (b *Batch) parse(p *Packet) {
 	f := b.Frame(p)
 	p.Class = Malformed
 	p.Tuple.In = p.In
 	p.Tuple.Flags = 0
 	p.TCPFlags, p.Chunk, p.Control = 0, 0, false
+	p.Flags &^= Plain
 	if len(f) < EthernetLen+20 {
 		if len(f) >= EthernetLen {
 			switch binary.BigEndian.Uint16(f[12:14]) {

@@ -29,6 +29,7 @@ func FuzzParse(f *testing.F) {
 		if len(data) > MaxFrame {
 			return
 		}
+		samePlain(t, b, data)
 		b.Reset()
 		p := b.Append(data)
 		b.Parse(p)
@@ -49,6 +50,31 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%v, but gopacket sees %v", p.Tuple, want)
 		}
 	})
+}
+
+// samePlain checks that Parse finds what parse finds, which knows nothing of plain
+// packets, with checksums that are complete or not, and behind a frame that is longer.
+func samePlain(t *testing.T, b *Batch, data []byte) {
+	for _, start := range []uint16{0, plainL4, plainL4 + 4} {
+		for _, at := range []uint16{tcpCsum, udpCsum} {
+			b.Reset()
+			p := b.Append(data)
+			p.In = 77
+			if start != 0 {
+				p.Flags, p.CsumStart, p.CsumOffset = NeedsCsum, start, at
+			}
+			q := *p
+			b.parse(&q)
+			b.Parse(p)
+			plain := p.Flags&Plain != 0
+			if p.Flags &^= Plain; *p != q {
+				t.Fatalf("plain %v: %+v, want %+v", plain, *p, q)
+			}
+			if ported := q.Tuple.Proto == ProtoTCP || q.Tuple.Proto == ProtoUDP; plain && (q.Class != Flow || !q.Tuple.Is4() || !ported || q.L4 != plainL4) {
+				t.Fatalf("not plain: %+v", q)
+			}
+		}
+	}
 }
 
 // reference returns the tuple that gopacket finds in a frame. It is not ok if
