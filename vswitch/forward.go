@@ -19,7 +19,7 @@ func (w *worker) forward(from *attached) {
 		from.drops[NotAttached].Add(uint64(len(w.in.Packets)))
 		return
 	}
-	w.from = from.id
+	w.from, w.mac = from.id, macWord(info.MAC)
 	w.cur = 0
 	for !w.parse(from, info) {
 		// The packet that panicked stays Malformed; go on behind it.
@@ -55,8 +55,9 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 		if !overlay {
 			p.In = from.id
 		}
+		routed := binary.LittleEndian.Uint64(w.in.Buf[p.Off:])&macMask == gateway
 		w.in.Parse(p)
-		if binary.LittleEndian.Uint64(w.in.Buf[p.Off:])<<16 == gateway {
+		if routed {
 			p.Tuple.Flags = packet.Routed
 		}
 		segments := uint64(p.Segments())
@@ -73,11 +74,12 @@ func (w *worker) parse(from *attached, info *PortInfo) (done bool) {
 	return true
 }
 
-// macWord returns a MAC as the upper bits of the word that begins with it.
+// macMask is of the bits of macWord.
+const macMask = 1<<48 - 1
+
+// macWord returns a MAC as the word that a little-endian load gives.
 func macWord(mac [6]byte) uint64 {
-	var b [8]byte
-	copy(b[:], mac[:])
-	return binary.LittleEndian.Uint64(b[:]) << 16
+	return uint64(binary.LittleEndian.Uint32(mac[:4])) | uint64(binary.LittleEndian.Uint16(mac[4:]))<<32
 }
 
 // warm has memory loaded that is needed beside the flows: of connections that
@@ -144,7 +146,7 @@ func (w *worker) known(p *packet.Packet, f *nat.Flow, info *PortInfo) bool {
 		return false
 	}
 	frame := w.in.Buf[p.Off:]
-	if info.Kind == PortPod && [6]byte(frame[6:12]) != info.MAC {
+	if info.Kind == PortPod && binary.LittleEndian.Uint64(frame[4:12])>>16 != w.mac {
 		return false
 	}
 	// A flow with another destination has that one's MAC; decide saw the frame's.

@@ -49,6 +49,7 @@ type worker struct {
 	events   bucket // limits what observers are told
 	cur      int    // the packet being worked on, for recovery
 	from     uint16 // the port that the batch came in by
+	mac      uint64 // its MAC, as macWord
 	ticked   time.Duration
 	ready    []*attached
 
