@@ -32,7 +32,7 @@ type flow struct {
 }
 
 // flowOf returns the flow of an IP packet, and whether the packet begins a TCP
-// connection. ok is false for what is no IP packet.
+// connection, or an SCTP association. ok is false for what is no IP packet.
 func flowOf(packet []byte) (f flow, begins, ok bool) {
 	var l4 []byte
 	switch {
@@ -54,7 +54,12 @@ func flowOf(packet []byte) (f flow, begins, ok bool) {
 	if hasPorts(f.proto) && len(l4) >= 4 {
 		f.srcPort, f.dstPort = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	}
-	begins = f.proto == protoTCP && len(l4) >= 14 && l4[13]&(tcpSYN|tcpACK) == tcpSYN
+	switch {
+	case f.proto == protoTCP && len(l4) >= 14:
+		begins = l4[13]&(tcpSYN|tcpACK) == tcpSYN
+	case f.proto == protoSCTP && len(l4) >= 13:
+		begins = l4[12] == sctpInit
+	}
 	return f, begins, true
 }
 
@@ -64,6 +69,7 @@ const (
 	protoSCTP = 132
 	tcpSYN    = 0x02
 	tcpACK    = 0x10
+	sctpInit  = 1 // chunk type
 )
 
 func hasPorts(proto byte) bool { return proto == protoTCP || proto == protoUDP || proto == protoSCTP }

@@ -35,6 +35,9 @@ func TestFlowOf(t *testing.T) {
 	tcp := func(syn, ack bool) *layers.TCP {
 		return &layers.TCP{SrcPort: 1000, DstPort: 80, SYN: syn, ACK: ack, DataOffset: 5}
 	}
+	sctp := func(chunk layers.SCTPChunkType) gopacket.SerializableLayer {
+		return gopacket.Payload{1000 >> 8, 1000 & 0xff, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, byte(chunk), 0, 0, 4}
+	}
 	for _, dst := range []string{"192.0.2.1", "2001:db8::1"} {
 		src := "203.0.113.10"
 		if dst == "2001:db8::1" {
@@ -48,6 +51,7 @@ func TestFlowOf(t *testing.T) {
 		}{
 			{udp, layers.IPProtocolUDP, false}, {tcp(true, false), layers.IPProtocolTCP, true},
 			{tcp(true, true), layers.IPProtocolTCP, false}, {tcp(false, true), layers.IPProtocolTCP, false},
+			{sctp(layers.SCTPChunkTypeInit), layers.IPProtocolSCTP, true}, {sctp(layers.SCTPChunkTypeInitAck), layers.IPProtocolSCTP, false},
 		} {
 			want.proto = uint8(c.proto)
 			if f, begins, ok := flowOf(serialize(t, dst, 0, c.l4, c.proto)); f != want || begins != c.begins || !ok {
