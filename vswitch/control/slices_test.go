@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/packet"
 )
 
 // flat is an endpoint with all that its slice says of it, as a line.
@@ -385,7 +386,7 @@ func TestUnknownTargetPort(t *testing.T) {
 	}
 	o.Pods = append(o.Pods, pod("q", "http"))
 	apply(t, c, o)
-	if got, want := condition(), `UnknownPort: targetPort "http" is no container port of x/p0, x/p1, x/p2 and 2 more`; got != want {
+	if got, want := condition(), `UnknownPort: targetPort "http" is no TCP container port of x/p0, x/p1, x/p2 and 2 more`; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	var refs []cluster.Ref
@@ -406,9 +407,20 @@ func TestUnknownTargetPort(t *testing.T) {
 		}
 	}
 	gone(refs)
-	if got, want := condition(), `UnknownPort: targetPort "http" is no container port of x/p4`; got != want {
+	if got, want := condition(), `UnknownPort: targetPort "http" is no TCP container port of x/p4`; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	// Another protocol's port of that name is another port; two ports of the service
+	// to one that a pod lacks are one that it lacks.
+	apply(t, c, objects(service("web", func(v *cluster.Service) {
+		v.Selector = labels
+		v.Ports = []cluster.ServicePort{{Name: "u", Protocol: packet.ProtoUDP, Port: 80, TargetName: "http"},
+			{Name: "a", Protocol: tcp, Port: 80, TargetName: "http"}, {Name: "b", Protocol: tcp, Port: 81, TargetName: "http"}}
+	})))
+	if got, want := condition(), `UnknownPort: targetPort "http" is no TCP container port of x/p4; targetPort "http" is no UDP container port of x/p4, x/q`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	apply(t, c, objects(web))
 	gone([]cluster.Ref{{Kind: cluster.KindPod, Key: cluster.Key{Namespace: "x", Name: "p4"}}})
 	if got := condition(); got != "" {
 		t.Errorf("%q is left", got)
