@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -545,7 +546,7 @@ func TestEndpointsOf(t *testing.T) {
 	v := service("web", func(v *cluster.Service) {
 		v.Selector = map[string]string{"app": "web"}
 		v.IPFamilies = []cluster.IPFamily{cluster.IPv4, cluster.IPv6}
-		v.Labels = map[string]string{"l": "1"}
+		v.Labels, v.UID = map[string]string{"l": "1"}, "f2b57152-cdaa-4bcf-843b-d1f64d5c9eae"
 	})
 	slice := func(name string, f cluster.IPFamily, ports []cluster.EndpointPort, list ...cluster.Endpoint) *cluster.EndpointSlice {
 		return &cluster.EndpointSlice{Meta: cluster.Meta{Namespace: "x", Name: name, ResourceVersion: 7, Labels: map[string]string{cluster.LabelServiceName: "web", cluster.LabelManagedBy: sliceController}},
@@ -571,6 +572,9 @@ func TestEndpointsOf(t *testing.T) {
 	}
 	if got.ResourceVersion != 7 || got.Labels["l"] != "1" || got.Labels[labelEndpoints] != endpointsController {
 		t.Errorf("%+v", got.Meta)
+	}
+	if ok, _ := regexp.MatchString("^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$", got.UID); !ok || got.UID == v.UID {
+		t.Errorf("the UID is %s, and the service's is %s", got.UID, v.UID)
 	}
 	if all := AllEndpoints(o.State()); len(all) != 1 || cmp.Diff(all[0], got, comparers) != "" {
 		t.Errorf("%v", all)
