@@ -281,12 +281,18 @@ func (d *decider) route(w *passage) Reason {
 	return Forwarded
 }
 
-// lost reports whether the other end of a TCP connection that no hop leads to
+// lost reports whether the other end of a TCP or SCTP connection that no hop leads to
 // any more, but perhaps an unreachable one, will not come back: this node would
 // have the pod, or the service no longer has it. The pods of a node that is away
 // may come back with it.
 func (w *passage) lost(hop *fib.Hop) bool {
-	return w.came.Proto == packet.ProtoTCP && w.p.TCPFlags&packet.TCPSyn == 0 && (hop != nil || w.gone)
+	switch w.came.Proto {
+	case packet.ProtoTCP:
+		return w.p.TCPFlags&packet.TCPSyn == 0 && (hop != nil || w.gone)
+	case packet.ProtoSCTP:
+		return w.p.Chunk != packet.ChunkInit && (hop != nil || w.gone)
+	}
+	return false
 }
 
 // turns reports whether the packet is translated here, or of a client that came

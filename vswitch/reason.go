@@ -36,10 +36,10 @@ const (
 	SourceRange
 	NotServicePort
 	UnallocatedService
-	// NoConnection: TCP to a service that is neither the first packet of a
+	// NoConnection: TCP or SCTP to a service that is neither the first packet of a
 	// connection nor of one that is known.
 	NoConnection
-	// EndpointGone: the other end of a TCP connection is not there any more.
+	// EndpointGone: the other end of a TCP or SCTP connection is not there any more.
 	EndpointGone
 	NoSNATPort
 	// Untranslatable: a packet whose addresses cannot be changed (fragments of SCTP).
@@ -98,7 +98,7 @@ func (r Reason) String() string {
 }
 
 // Rejected reports whether the sender of a packet that dies for r is told, by an
-// ICMP error or a TCP reset. All other packets die in silence.
+// ICMP error, a TCP reset or an ABORT of SCTP. All other packets die in silence.
 func (r Reason) Rejected() bool {
 	switch r {
 	case NoRoute, TTLExpired, TooBig, NoListener, NoEndpoints, NotServicePort, NoConnection, EndpointGone:

@@ -58,16 +58,23 @@ func (d *decider) service(w *passage) Reason {
 // own answers to a client at a service's port. Its kernel knows, and refuses what
 // is of no connection. Of datagrams it cannot be told.
 func (d *decider) alone(w *passage) bool {
-	if w.info.Kind != PortNode || w.came.Proto != packet.ProtoTCP || w.begins() {
+	if w.info.Kind != PortNode || w.begins() {
 		return false
 	}
 	hop := d.tables.Routes.Lookup(&w.came.Dst)
 	return hop != nil && hop.Kind == fib.Host
 }
 
-// begins reports whether the packet may be the first one of a connection.
+// begins reports whether the packet may be the first one of a connection: of TCP
+// a SYN, of SCTP an INIT, and of all else any.
 func (w *passage) begins() bool {
-	return w.came.Proto != packet.ProtoTCP || w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn
+	switch w.came.Proto {
+	case packet.ProtoTCP:
+		return w.p.TCPFlags&(packet.TCPSyn|packet.TCPAck) == packet.TCPSyn
+	case packet.ProtoSCTP:
+		return w.p.Chunk == packet.ChunkInit
+	}
+	return true
 }
 
 // maybeService reports whether a packet might be for a service that the node

@@ -431,6 +431,14 @@ func TestNodeAlone(t *testing.T) {
 		{"a datagram", "node", func(t *testing.T) []byte { return node(t, udpPorts(1000, 80)) }, "b", false},
 		{"the middle", "node", func(t *testing.T) []byte { return node(t, tcpPorts(1000, 80, "ack")) }, "node", false},
 		{"an answer", "node", func(t *testing.T) []byte { return node(t, tcpPorts(8080, 80, "syn", "ack")) }, "node", false},
+		{"an association", "node", func(t *testing.T) []byte {
+			l, body := chunks(packet.ChunkInit)
+			return buildBody(t, macGW, macN, nodeIP, nodeIP, l, body)
+		}, "b", false},
+		{"the middle of one", "node", func(t *testing.T) []byte {
+			l, body := chunks(0)
+			return buildBody(t, macGW, macN, nodeIP, nodeIP, l, body)
+		}, "node", false},
 		{"a refusal", "node", func(t *testing.T) []byte { return node(t, tcpPorts(8080, 80, "rst", "ack")) }, "node", false},
 		{"at a port of no service", "node", func(t *testing.T) []byte { return node(t, tcpPorts(1000, 81, "syn")) }, "node", false},
 		{"the middle, of a pod", "a", func(t *testing.T) []byte {
@@ -446,10 +454,10 @@ func TestNodeAlone(t *testing.T) {
 			r.tables.Routes = r.tables.Routes.Insert(prefix(nodeIP+"/32"), &fib.Hop{Kind: fib.Host, Port: r.ids["node"], MTU: 1450, MAC: macN, Name: "node1"})
 			svc := &cluster.Service{
 				Meta: cluster.Meta{Namespace: "x", Name: "web"}, ClusterIPs: []netip.Addr{netip.MustParseAddr(vip)}, ExternalIPs: []netip.Addr{netip.MustParseAddr(nodeIP)},
-				Ports: []cluster.ServicePort{{Name: "t", Protocol: packet.ProtoTCP, Port: 80}, {Name: "u", Protocol: packet.ProtoUDP, Port: 80}},
+				Ports: []cluster.ServicePort{{Name: "t", Protocol: packet.ProtoTCP, Port: 80}, {Name: "u", Protocol: packet.ProtoUDP, Port: 80}, {Name: "s", Protocol: packet.ProtoSCTP, Port: 80}},
 			}
 			r.compile(svc, &cluster.EndpointSlice{Family: cluster.IPv4,
-				Ports:     []cluster.EndpointPort{{Name: "t", Protocol: packet.ProtoTCP, Port: 8080}, {Name: "u", Protocol: packet.ProtoUDP, Port: 8080}},
+				Ports:     []cluster.EndpointPort{{Name: "t", Protocol: packet.ProtoTCP, Port: 8080}, {Name: "u", Protocol: packet.ProtoUDP, Port: 8080}, {Name: "s", Protocol: packet.ProtoSCTP, Port: 8080}},
 				Endpoints: []cluster.Endpoint{{Addresses: []netip.Addr{netip.MustParseAddr(podB)}, Ready: true, Serving: true}}})
 			sent := tt.frame(t)
 			for range 2 { // the second time by the flow, where there is one

@@ -83,9 +83,12 @@ func (w *worker) reject(p *packet.Packet, r Reason) Reason {
 	case NoRoute:
 		w.unreachable(p)
 	case NoEndpoints, NotServicePort, NoConnection, EndpointGone:
-		if p.Tuple.Proto == packet.ProtoTCP {
+		switch {
+		case p.Tuple.Proto == packet.ProtoTCP:
 			w.reset(p)
-		} else {
+		case p.Tuple.Proto == packet.ProtoSCTP && (r == NoConnection || r == EndpointGone):
+			w.abort(p)
+		default:
 			w.portUnreachable(p)
 		}
 	}

@@ -66,7 +66,7 @@ With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
 	f := c.Flags()
 	o.add(f)
 	f.StringVar(&o.probe.Proto, "proto", "tcp", "tcp, udp, sctp or icmp")
-	f.StringVar(&o.probe.At, "at", "", "node where a client outside enters (default the one whose address TO is, else the first by name)")
+	f.StringVar(&o.probe.At, "at", "", "node where a client outside enters (default the one that has the address of TO, for itself or its pods, else the first by name)")
 	f.IntVar(&o.probe.Size, "size", 0, "size of the IP packet in bytes (default the smallest)")
 	f.StringVar(&o.probes, "probes", "", "file with a packet a line, or - for standard input")
 	f.StringVarP(&o.output, "output", "o", "text", "output format: text or json")

@@ -2,6 +2,7 @@ package control
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -61,7 +62,7 @@ func endpointsOf(s *cluster.State, k cluster.Key, list []*cluster.EndpointSlice)
 	if v == nil || v.Type == cluster.ServiceExternalName || len(v.Selector) == 0 && len(list) == 0 {
 		return nil
 	}
-	e = &cluster.Endpoints{Meta: cluster.Meta{Namespace: k.Namespace, Name: k.Name, UID: v.UID, Created: v.Created, ResourceVersion: v.ResourceVersion}}
+	e = &cluster.Endpoints{Meta: cluster.Meta{Namespace: k.Namespace, Name: k.Name, UID: endpointsUID(v.UID), Created: v.Created, ResourceVersion: v.ResourceVersion}}
 	e.Labels = maps.Clone(v.Labels)
 	if e.Labels == nil {
 		e.Labels = map[string]string{}
@@ -82,6 +83,17 @@ func endpointsOf(s *cluster.State, k cluster.Key, list []*cluster.EndpointSlice)
 	}
 	e.Subsets = p.subsets()
 	return e
+}
+
+// endpointsUID returns the UUID of a service's Endpoints, which are made when they
+// are read: another one than the service's, and always the same (RFC 9562,
+// version 8).
+func endpointsUID(service string) string {
+	if service == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte("endpoints of " + service))
+	return formatUUID([16]byte(sum[:16]), 8)
 }
 
 // packing sorts addresses by the ports that they have (RepackSubsets in

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/packet"
 )
 
 // flat is an endpoint with all that its slice says of it, as a line.
@@ -385,7 +387,7 @@ func TestUnknownTargetPort(t *testing.T) {
 	}
 	o.Pods = append(o.Pods, pod("q", "http"))
 	apply(t, c, o)
-	if got, want := condition(), `UnknownPort: targetPort "http" is no container port of x/p0, x/p1, x/p2 and 2 more`; got != want {
+	if got, want := condition(), `UnknownPort: targetPort "http" is no TCP container port of x/p0, x/p1, x/p2 and 2 more`; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	var refs []cluster.Ref
@@ -406,9 +408,20 @@ func TestUnknownTargetPort(t *testing.T) {
 		}
 	}
 	gone(refs)
-	if got, want := condition(), `UnknownPort: targetPort "http" is no container port of x/p4`; got != want {
+	if got, want := condition(), `UnknownPort: targetPort "http" is no TCP container port of x/p4`; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
+	// Another protocol's port of that name is another port; two ports of the service
+	// to one that a pod lacks are one that it lacks.
+	apply(t, c, objects(service("web", func(v *cluster.Service) {
+		v.Selector = labels
+		v.Ports = []cluster.ServicePort{{Name: "u", Protocol: packet.ProtoUDP, Port: 80, TargetName: "http"},
+			{Name: "a", Protocol: tcp, Port: 80, TargetName: "http"}, {Name: "b", Protocol: tcp, Port: 81, TargetName: "http"}}
+	})))
+	if got, want := condition(), `UnknownPort: targetPort "http" is no TCP container port of x/p4; targetPort "http" is no UDP container port of x/p4, x/q`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	apply(t, c, objects(web))
 	gone([]cluster.Ref{{Kind: cluster.KindPod, Key: cluster.Key{Namespace: "x", Name: "p4"}}})
 	if got := condition(); got != "" {
 		t.Errorf("%q is left", got)
@@ -533,7 +546,7 @@ func TestEndpointsOf(t *testing.T) {
 	v := service("web", func(v *cluster.Service) {
 		v.Selector = map[string]string{"app": "web"}
 		v.IPFamilies = []cluster.IPFamily{cluster.IPv4, cluster.IPv6}
-		v.Labels = map[string]string{"l": "1"}
+		v.Labels, v.UID = map[string]string{"l": "1"}, "f2b57152-cdaa-4bcf-843b-d1f64d5c9eae"
 	})
 	slice := func(name string, f cluster.IPFamily, ports []cluster.EndpointPort, list ...cluster.Endpoint) *cluster.EndpointSlice {
 		return &cluster.EndpointSlice{Meta: cluster.Meta{Namespace: "x", Name: name, ResourceVersion: 7, Labels: map[string]string{cluster.LabelServiceName: "web", cluster.LabelManagedBy: sliceController}},
@@ -559,6 +572,9 @@ func TestEndpointsOf(t *testing.T) {
 	}
 	if got.ResourceVersion != 7 || got.Labels["l"] != "1" || got.Labels[labelEndpoints] != endpointsController {
 		t.Errorf("%+v", got.Meta)
+	}
+	if ok, _ := regexp.MatchString("^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$", got.UID); !ok || got.UID == v.UID {
+		t.Errorf("the UID is %s, and the service's is %s", got.UID, v.UID)
 	}
 	if all := AllEndpoints(o.State()); len(all) != 1 || cmp.Diff(all[0], got, comparers) != "" {
 		t.Errorf("%v", all)

@@ -7,16 +7,18 @@ import (
 	"strings"
 
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/packet"
 )
 
-// portsOf returns the ports that p has for v, and the named ones that it lacks.
+// portsOf returns the ports that p has for v, and the named ones that it lacks, as
+// an error message calls them.
 func portsOf(v *cluster.Service, p *cluster.Pod) (ports []cluster.EndpointPort, missing []string) {
 	for i := range v.Ports {
 		sp := &v.Ports[i]
 		number := sp.TargetPort
 		if sp.TargetName != "" {
 			if number = namedPort(p, sp.TargetName, sp.Protocol); number == 0 {
-				missing = append(missing, sp.TargetName)
+				missing = append(missing, fmt.Sprintf("targetPort %q is no %s", sp.TargetName, strings.ToUpper(packet.ProtoName(sp.Protocol))))
 				continue
 			}
 		} else if number == 0 {
@@ -91,14 +93,16 @@ func (s *step) report(own *cluster.Service) {
 func lackText(lacks map[cluster.Key][]string) string {
 	without := map[string][]string{} // pods by port
 	for _, pod := range slices.SortedFunc(maps.Keys(lacks), compareKeys) {
-		for _, port := range lacks[pod] {
-			without[port] = append(without[port], pod.String())
+		for i, port := range lacks[pod] {
+			if !slices.Contains(lacks[pod][:i], port) { // several ports of the service may lead there
+				without[port] = append(without[port], pod.String())
+			}
 		}
 	}
 	var parts []string
 	for _, port := range slices.Sorted(maps.Keys(without)) {
 		pods := without[port]
-		text := fmt.Sprintf("targetPort %q is no container port of %s", port, strings.Join(pods[:min(maxNamed, len(pods))], ", "))
+		text := port + " container port of " + strings.Join(pods[:min(maxNamed, len(pods))], ", ")
 		if n := len(pods) - maxNamed; n > 0 {
 			text += fmt.Sprintf(" and %d more", n)
 		}

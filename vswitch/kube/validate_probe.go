@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"slices"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -154,6 +155,9 @@ func validateHTTPGet(g *corev1.HTTPGetAction, path *field.Path) field.ErrorList 
 // container's port.
 func validatePortOrName(p intstr.IntOrString, path *field.Path) field.ErrorList {
 	if p.Type == intstr.String {
+		if _, err := strconv.ParseUint(p.StrVal, 10, 16); err == nil {
+			return field.ErrorList{field.Invalid(path, p.StrVal, "is a number; write it without quotes")}
+		}
 		return each(path, p.StrVal, validation.IsValidPortName(p.StrVal))
 	}
 	return each(path, p.IntVal, validation.IsValidPortNum(int(p.IntVal)))

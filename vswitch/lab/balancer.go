@@ -32,7 +32,7 @@ type flow struct {
 }
 
 // flowOf returns the flow of an IP packet, and whether the packet begins a TCP
-// connection. ok is false for what is no IP packet.
+// connection, or an SCTP association. ok is false for what is no IP packet.
 func flowOf(packet []byte) (f flow, begins, ok bool) {
 	var l4 []byte
 	switch {
@@ -54,7 +54,12 @@ func flowOf(packet []byte) (f flow, begins, ok bool) {
 	if hasPorts(f.proto) && len(l4) >= 4 {
 		f.srcPort, f.dstPort = binary.BigEndian.Uint16(l4), binary.BigEndian.Uint16(l4[2:])
 	}
-	begins = f.proto == protoTCP && len(l4) >= 14 && l4[13]&(tcpSYN|tcpACK) == tcpSYN
+	switch {
+	case f.proto == protoTCP && len(l4) >= 14:
+		begins = l4[13]&(tcpSYN|tcpACK) == tcpSYN
+	case f.proto == protoSCTP && len(l4) >= 13:
+		begins = l4[12] == sctpInit
+	}
 	return f, begins, true
 }
 
@@ -64,17 +69,18 @@ const (
 	protoSCTP = 132
 	tcpSYN    = 0x02
 	tcpACK    = 0x10
+	sctpInit  = 1 // chunk type
 )
 
 func hasPorts(proto byte) bool { return proto == protoTCP || proto == protoUDP || proto == protoSCTP }
 
 // balancer chooses nodes for what a client outside sends to services, as a
-// cloud's L4 balancer does: by hash of the flow, among the nodes that pass the
-// service's health check if it has one, else among all. It knows neither
-// networks nor time.
+// cloud's L4 balancer does: by hash of the flow, or of the client where the service
+// has session affinity, among the nodes that pass the service's health check if it
+// has one, else among all. It knows neither networks nor time.
 type balancer struct {
 	seed maphash.Seed
-	// fronts are the services at load balancers' addresses.
+	// fronts are the services at load balancers' addresses and external IPs.
 	fronts map[netip.Addr][]front
 	// passing are the nodes that pass, by health check node port.
 	passing map[uint16]map[string]bool
@@ -82,10 +88,12 @@ type balancer struct {
 	swept   time.Time
 }
 
-// front is a service's port at a load balancer's address. check is the health
-// check node port; 0: there is none.
+// front is a service's port at an address. check is the health check node port; 0:
+// there is none. sticky: all that a client says goes to one node, as only that one
+// remembers which endpoint the client has.
 type front struct {
 	proto       uint8
+	sticky      bool
 	port, check uint16
 }
 
@@ -99,8 +107,8 @@ func newBalancer() *balancer {
 	return &balancer{seed: maphash.MakeSeed(), flows: map[flow]*chosen{}}
 }
 
-// frontsOf returns the services at load balancers' addresses, and the health
-// check node ports that are to be asked.
+// frontsOf returns the services at load balancers' addresses and at external IPs,
+// and the health check node ports that are to be asked.
 func frontsOf(s *cluster.State) (fronts map[netip.Addr][]front, checks []uint16) {
 	fronts = map[netip.Addr][]front{}
 	for svc := range s.Services.All() {
@@ -113,25 +121,30 @@ func frontsOf(s *cluster.State) (fronts map[netip.Addr][]front, checks []uint16)
 				continue
 			}
 			for _, p := range svc.Ports {
-				fronts[in.IP] = append(fronts[in.IP], front{p.Protocol, p.Port, check})
+				fronts[in.IP] = append(fronts[in.IP], front{p.Protocol, svc.Affinity != 0, p.Port, check})
 			}
 			if check != 0 && !slices.Contains(checks, check) {
 				checks = append(checks, check)
+			}
+		}
+		for _, ip := range svc.ExternalIPs {
+			for _, p := range svc.Ports {
+				fronts[ip] = append(fronts[ip], front{proto: p.Protocol, sticky: svc.Affinity != 0, port: p.Port})
 			}
 		}
 	}
 	return fronts, checks
 }
 
-// check returns the health check node port that nodes must pass for a flow. All
-// fragments of a protocol to one address are taken for the same service's.
-func (b *balancer) check(f *flow) uint16 {
+// front returns where a flow goes to; the zero value: to no service. All fragments
+// of a protocol to one address are taken for the same service's.
+func (b *balancer) front(f *flow) front {
 	for _, fr := range b.fronts[f.dst] {
 		if fr.proto == f.proto && (fr.port == f.dstPort || f.dstPort == 0) {
-			return fr.check
+			return fr
 		}
 	}
-	return 0
+	return front{}
 }
 
 // choose returns the node for a packet of a flow, out of those that are ready;
@@ -141,9 +154,9 @@ func (b *balancer) check(f *flow) uint16 {
 // and its switch says what there is to say: a reset for a service without
 // endpoints, silence for one that has them elsewhere.
 func (b *balancer) choose(f flow, begins bool, ready []string, now time.Time) string {
-	able := ready
-	if check := b.check(&f); check != 0 {
-		pass := b.passing[check]
+	able, front := ready, b.front(&f)
+	if front.check != 0 {
+		pass := b.passing[front.check]
 		able = slices.DeleteFunc(slices.Clone(ready), func(n string) bool { return !pass[n] })
 		if len(able) == 0 {
 			able = ready
@@ -156,7 +169,11 @@ func (b *balancer) choose(f flow, begins bool, ready []string, now time.Time) st
 			return c.node
 		}
 	}
-	node := b.hash(&f, able)
+	key := f
+	if front.sticky {
+		key = flow{src: f.src, dst: f.dst}
+	}
+	node := b.hash(&key, able)
 	if node != "" {
 		b.remember(f, node, now)
 	}

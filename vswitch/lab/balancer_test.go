@@ -35,6 +35,9 @@ func TestFlowOf(t *testing.T) {
 	tcp := func(syn, ack bool) *layers.TCP {
 		return &layers.TCP{SrcPort: 1000, DstPort: 80, SYN: syn, ACK: ack, DataOffset: 5}
 	}
+	sctp := func(chunk layers.SCTPChunkType) gopacket.SerializableLayer {
+		return gopacket.Payload{1000 >> 8, 1000 & 0xff, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, byte(chunk), 0, 0, 4}
+	}
 	for _, dst := range []string{"192.0.2.1", "2001:db8::1"} {
 		src := "203.0.113.10"
 		if dst == "2001:db8::1" {
@@ -48,6 +51,7 @@ func TestFlowOf(t *testing.T) {
 		}{
 			{udp, layers.IPProtocolUDP, false}, {tcp(true, false), layers.IPProtocolTCP, true},
 			{tcp(true, true), layers.IPProtocolTCP, false}, {tcp(false, true), layers.IPProtocolTCP, false},
+			{sctp(layers.SCTPChunkTypeInit), layers.IPProtocolSCTP, true}, {sctp(layers.SCTPChunkTypeInitAck), layers.IPProtocolSCTP, false},
 		} {
 			want.proto = uint8(c.proto)
 			if f, begins, ok := flowOf(serialize(t, dst, 0, c.l4, c.proto)); f != want || begins != c.begins || !ok {
@@ -88,6 +92,10 @@ func TestFronts(t *testing.T) {
 	if err := store.Update(cluster.Desired, func(tx *cluster.Txn) error {
 		meta := func(name string) cluster.Meta { return cluster.Meta{Namespace: "x", Name: name} }
 		tx.Put(&cluster.Service{Meta: meta("local"), Ports: ports, Ingress: at("172.30.0.1"), ExternalLocal: true, HealthCheckPort: 30500})
+		outer := func(s string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(s)} }
+		tx.Put(&cluster.Service{Meta: meta("sticky"), Ports: ports, Ingress: at("172.30.0.4"), ExternalLocal: true, HealthCheckPort: 30503,
+			Affinity: time.Hour, ExternalIPs: outer("198.51.100.1")})
+		tx.Put(&cluster.Service{Meta: meta("external"), Ports: ports, ExternalIPs: outer("198.51.100.2")})
 		tx.Put(&cluster.Service{Meta: meta("cluster"), Ports: ports, Ingress: at("172.30.0.2"), HealthCheckPort: 30501})
 		tx.Put(&cluster.Service{Meta: meta("proxy"), Ports: ports, ExternalLocal: true, HealthCheckPort: 30502,
 			Ingress: []cluster.LBIngress{{IP: netip.MustParseAddr("172.30.0.3"), Proxy: true}, {Hostname: "lb.example"}}})
@@ -98,7 +106,7 @@ func TestFronts(t *testing.T) {
 	b := newBalancer()
 	var checks []uint16
 	b.fronts, checks = frontsOf(store.State())
-	if !slices.Equal(checks, []uint16{30500}) {
+	if slices.Sort(checks); !slices.Equal(checks, []uint16{30500, 30503}) {
 		t.Errorf("asks at %v", checks)
 	}
 	for _, c := range []struct {
@@ -110,8 +118,15 @@ func TestFronts(t *testing.T) {
 		{"172.30.0.1", protoTCP, 80, 30500}, {"172.30.0.1", protoUDP, 53, 30500}, {"172.30.0.1", protoUDP, 0, 30500},
 		{"172.30.0.1", protoTCP, 81, 0}, {"172.30.0.1", 1, 0, 0}, {"172.30.0.2", protoTCP, 80, 0}, {"172.30.0.3", protoTCP, 80, 0},
 	} {
-		if got := b.check(&flow{dst: netip.MustParseAddr(c.dst), proto: c.proto, dstPort: c.port}); got != c.want {
-			t.Errorf("%v has check %d", c, got)
+		if got := b.front(&flow{dst: netip.MustParseAddr(c.dst), proto: c.proto, dstPort: c.port}); got.check != c.want || got.sticky {
+			t.Errorf("%v is at %+v", c, got)
+		}
+	}
+	for dst, want := range map[string]front{
+		"172.30.0.4": {protoTCP, true, 80, 30503}, "198.51.100.1": {protoTCP, true, 80, 0}, "198.51.100.2": {protoTCP, false, 80, 0},
+	} {
+		if got := b.front(&flow{dst: netip.MustParseAddr(dst), proto: protoTCP, dstPort: 80}); got != want {
+			t.Errorf("%s is at %+v, want %+v", dst, got, want)
 		}
 	}
 }
@@ -122,7 +137,7 @@ func TestBalancer(t *testing.T) {
 	nodes := []string{"node1", "node2", "node3"}
 	now := time.Unix(1e9, 0)
 	b := newBalancer()
-	b.fronts = map[netip.Addr][]front{lb: {{protoTCP, 80, 30500}, {protoUDP, 80, 30500}, {protoTCP, 81, 0}}}
+	b.fronts = map[netip.Addr][]front{lb: {{protoTCP, false, 80, 30500}, {protoUDP, false, 80, 30500}, {protoTCP, false, 81, 0}, {protoTCP, true, 82, 30500}, {protoUDP, true, 82, 30500}}}
 	pass := func(names ...string) {
 		b.passing = map[uint16]map[string]bool{30500: {}}
 		for _, n := range names {
@@ -154,6 +169,27 @@ func TestBalancer(t *testing.T) {
 	}
 	if got := shares(tcp, false, nodes); got["node2"] != 0 || got["node1"] < 1300 || got["node3"] < 1300 {
 		t.Errorf("with a check that node1 and node3 pass, nodes get %v", got)
+	}
+
+	// With session affinity, a client has one node, of those that pass.
+	clients := map[string]int{}
+	for i := range 300 {
+		client := netip.AddrFrom4([4]byte{203, 0, 113, byte(i)})
+		its := map[string]bool{}
+		for port := range uint16(10) {
+			for _, proto := range []uint8{protoTCP, protoUDP} {
+				its[b.choose(flow{src: client, dst: lb, proto: proto, srcPort: 1000 + port, dstPort: 82}, true, nodes, now)] = true
+			}
+		}
+		for n := range its {
+			clients[n]++
+		}
+		if len(its) != 1 {
+			t.Fatalf("client %s has %v", client, its)
+		}
+	}
+	if clients["node2"] != 0 || clients["node1"] < 90 || clients["node3"] < 90 {
+		t.Errorf("clients have %v", clients)
 	}
 
 	// One more node takes no flow from another.

@@ -21,9 +21,9 @@ import (
 )
 
 // outside is a namespace that stands for a client outside of the cluster, and
-// the router between it and the nodes: what is for a node's address goes to
-// that node, all else to one that the balancer chooses. It is made when it is
-// first used.
+// the router between it and the nodes: what is for an address of a node or in its
+// range of pods goes to that node, all else to one that the balancer chooses. It
+// is made when it is first used.
 type outside struct {
 	sup  *supervisor
 	ns   string
@@ -40,9 +40,15 @@ type outside struct {
 type outsideNode struct {
 	name  string
 	addrs []netip.Addr
+	pods  []netip.Prefix
 	mac   []byte // of its gateway
 	to    *net.UnixAddr
 	ready func() bool
+}
+
+// has reports whether an address is the node's own or in its range of pods.
+func (n *outsideNode) has(a netip.Addr) bool {
+	return slices.Contains(n.addrs, a) || slices.ContainsFunc(n.pods, func(r netip.Prefix) bool { return r.Contains(a) })
 }
 
 func newOutside(s *supervisor) *outside {
@@ -134,7 +140,7 @@ func (o *outside) connect(ctx context.Context, n *node) error {
 	if err != nil {
 		return err
 	}
-	to := outsideNode{name: n.name, addrs: slices.Concat(spec.Addresses, spec.ExtraAddresses), mac: mac,
+	to := outsideNode{name: n.name, addrs: slices.Concat(spec.Addresses, spec.ExtraAddresses), pods: spec.PodCIDRs, mac: mac,
 		to: &net.UnixAddr{Name: socket, Net: "unixgram"}, ready: func() bool { return n.notJoined() == nil }}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -157,8 +163,7 @@ func (o *outside) route(f flow, begins bool) *outsideNode {
 	defer o.mu.Unlock()
 	var ready []string
 	for i := range o.nodes {
-		if slices.Contains(o.nodes[i].addrs, f.dst) {
-			n := o.nodes[i]
+		if n := o.nodes[i]; n.has(f.dst) {
 			return &n
 		}
 		if o.nodes[i].ready() {

@@ -63,17 +63,22 @@ func TestOutside(t *testing.T) {
 	}
 }
 
-// TestOutsideRoute: a node's address leads to that node, ready or not, all else
-// to one that is ready.
+// TestOutsideRoute: a node's address, and one in its range of pods, leads to that
+// node, ready or not, all else to one that is ready.
 func TestOutsideRoute(t *testing.T) {
 	o := &outside{lb: newBalancer()}
 	for i, ready := range []bool{true, false, true} {
 		o.nodes = append(o.nodes, outsideNode{name: fmt.Sprintf("node%d", i+1), addrs: []netip.Addr{netip.AddrFrom4([4]byte{172, 29, 0, byte(i + 1)})},
+			pods:  []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.244.%d.0/24", i+1)), netip.MustParsePrefix(fmt.Sprintf("fd00:10:244:%d::/64", i+1))},
 			ready: func() bool { return ready }})
 	}
 	for _, n := range o.nodes {
-		if got := o.route(flow{dst: n.addrs[0], proto: protoTCP}, true); got == nil || got.name != n.name {
-			t.Errorf("the address of %s leads to %+v", n.name, got)
+		for _, a := range []netip.Addr{n.addrs[0], n.pods[0].Addr().Next(), n.pods[1].Addr().Next()} {
+			for port := range uint16(10) {
+				if got := o.route(flow{dst: a, proto: protoTCP, srcPort: port}, true); got == nil || got.name != n.name {
+					t.Errorf("%s of %s leads to %+v", a, n.name, got)
+				}
+			}
 		}
 	}
 	seen := map[string]bool{}

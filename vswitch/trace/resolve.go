@@ -124,18 +124,34 @@ func (c *Cluster) resolve(p Probe) (node string, r agent.TraceRequest, err error
 	return "", r, bad("%s and %s have no address family in common", p.From, p.To)
 }
 
-// entry is where a client outside enters on the way to TO: at the node that it
-// sends to, or else at the first by name.
+// entry is where a client outside enters on the way to TO: at the node that has
+// the address, for itself or for its pods, or else at the first by name.
 func (c *Cluster) entry(to string, proto uint8) string {
 	addrs, _, err := c.to(to, proto)
 	if err != nil || len(addrs) == 0 {
 		return c.first // what is wrong with TO is told later
 	}
-	n := c.owners[addrs[0]]
-	if n == nil || !slices.Contains(n.Addresses, addrs[0]) && !slices.Contains(n.ExtraAddresses, addrs[0]) {
-		return c.first
+	a := addrs[0]
+	if p := c.pods[a]; p != nil && c.state.Node(p.Node) != nil {
+		return p.Node
 	}
-	return n.Name
+	if n := c.owners[a]; n != nil {
+		return n.Name
+	}
+	if n := c.holder(a); n != nil {
+		return n.Name
+	}
+	return c.first
+}
+
+// holder is the node that has an address in a range of its pods; nil: none.
+func (c *Cluster) holder(a netip.Addr) *cluster.Node {
+	for n := range c.state.Nodes.All() {
+		if slices.ContainsFunc(n.PodCIDRs, func(r netip.Prefix) bool { return r.Contains(a) }) {
+			return n
+		}
+	}
+	return nil
 }
 
 // from finds the sender.
@@ -190,13 +206,9 @@ func (c *Cluster) owner(a netip.Addr, entry *cluster.Node) (sender, error) {
 		s.node, s.kind = n.Name, agent.SenderNode
 		return s, nil
 	}
-	for n := range c.state.Nodes.All() {
-		for _, r := range n.PodCIDRs {
-			if r.Contains(a) {
-				s.node, s.kind = n.Name, agent.SenderPod
-				return s, nil
-			}
-		}
+	if n := c.holder(a); n != nil {
+		s.node, s.kind = n.Name, agent.SenderPod
+		return s, nil
 	}
 	s.node, s.kind = entry.Name, agent.SenderOutside
 	if a.IsLoopback() {

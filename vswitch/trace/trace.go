@@ -28,8 +28,8 @@ type Probe struct {
 	To string `json:"to"`
 	// Proto is tcp, udp, sctp or icmp; empty is tcp. ICMP has no ports.
 	Proto string `json:"proto"`
-	// At is the node where a client outside enters; empty is the one that To is
-	// an address of, else the first by name.
+	// At is the node where a client outside enters; empty is the one that has the
+	// address of To, for itself or for its pods, else the first by name.
 	At string `json:"at"`
 	// Size of the IP packet in bytes; 0 is the smallest.
 	Size int `json:"-"`
