@@ -202,7 +202,7 @@ func (t *Table) write(i uint32, orig *packet.Tuple, m *Mapping, w word, h [2]uin
 		version = 1
 	}
 	e.orig, e.reply = *orig, m.Reply
-	e.service, e.backend, e.zone, e.via = m.Service, m.Backend, m.Zone, m.Via
+	e.service, e.backend, e.zone, e.why, e.via = m.Service, m.Backend, m.Zone, m.Why, m.Via
 	e.created = now
 	e.check = e.sum(h, version)
 	for dir := range 2 {

@@ -93,7 +93,7 @@ func checkCrash(t *testing.T, path string, said *diary) uint64 {
 	for info := range tab.All {
 		i := uint64(info.Service)
 		orig, m := numbered(int(i))
-		if info.Orig != orig || info.Reply != m.Reply || info.Backend != m.Backend || info.Zone != m.Zone || info.Via != m.Via {
+		if info.Orig != orig || info.Reply != m.Reply || info.Backend != m.Backend || info.Zone != m.Zone || info.Why != m.Why || info.Via != m.Via {
 			t.Fatalf("connection %d: %+v", i, info)
 		}
 		if step, ok := doomed(i); i > made || ok && step <= deleted {

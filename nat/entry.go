@@ -30,9 +30,11 @@ type Mapping struct {
 	// Reply is the tuple of the answers as they come in: the reverse of the
 	// original one after its translation.
 	Reply packet.Tuple
-	// Service, Backend, Zone and Via are the caller's: the table keeps them,
-	// also in its file, and gives them back.
-	Service, Backend, Zone, Via uint32
+	// All else is the caller's: the table keeps it, also in its file, and gives it
+	// back. Why is how the service chose the backend.
+	Service, Backend, Via uint32
+	Zone                  uint16
+	Why                   Choice
 }
 
 // entrySize is the size of an entry in bytes.
@@ -48,12 +50,15 @@ type entry struct {
 	bytes       [2]atomic.Uint64
 	// commit is the version shifted left by one, plus one if the entry is a
 	// connection. It is written last at creation and first at removal.
-	commit                      atomic.Uint32
-	state                       atomic.Uint32 // a word
-	created                     uint32        // in seconds
-	seen                        [2]atomic.Uint32
-	check                       uint32 // finds damage: see sum
-	service, backend, zone, via uint32
+	commit           atomic.Uint32
+	state            atomic.Uint32 // a word
+	created          uint32        // in seconds
+	seen             [2]atomic.Uint32
+	check            uint32 // finds damage: see sum
+	service, backend uint32
+	zone             uint16
+	why              Choice
+	via              uint32
 	// Links of a queue; they mean nothing in a file that is opened.
 	older, newer uint32
 }
@@ -80,7 +85,7 @@ func (e *entry) saw(dir Dir, now uint32) {
 // sum folds what never changes about a connection into a word. The seeded
 // hashes of its tuples are at hand when an entry is made and when a file is read.
 func (e *entry) sum(h [2]uint64, version uint32) uint32 {
-	hi, lo := bits.Mul64(h[0]^uint64(e.service)<<32^uint64(e.backend), h[1]^uint64(e.zone)<<32^uint64(e.via))
+	hi, lo := bits.Mul64(h[0]^uint64(e.service)<<32^uint64(e.backend), h[1]^(uint64(e.zone)|uint64(e.why)<<16)<<32^uint64(e.via))
 	return uint32((hi^lo)>>32) ^ version*0x9e3779b1 ^ e.created*0x85ebca6b
 }
 
@@ -98,7 +103,9 @@ type Info struct {
 	// Packets and Bytes, by Dir, are what flows have reported.
 	Packets, Bytes [2]uint64
 
-	Service, Backend, Zone, Via uint32
+	Service, Backend, Via uint32
+	Zone                  uint16
+	Why                   Choice
 }
 
 // info copies the entry. Its shard is locked.
@@ -108,7 +115,7 @@ func (t *Table) info(i uint32) Info {
 	c := Info{
 		ID: makeID(e.commit.Load()>>1, i), Orig: e.orig, Reply: e.reply,
 		State: w.state(), Flags: w.flags(), Created: e.created,
-		Service: e.service, Backend: e.backend, Zone: e.zone, Via: e.via,
+		Service: e.service, Backend: e.backend, Via: e.via, Zone: e.zone, Why: e.why,
 	}
 	for dir := range 2 {
 		c.Seen[dir] = e.seen[dir].Load()

@@ -24,7 +24,7 @@ func needFiles(t testing.TB) {
 
 func numbered(i int) (orig packet.Tuple, m Mapping) {
 	orig = key(i)
-	m = Mapping{Reply: orig.Reverse(), Service: uint32(i), Backend: uint32(i) * 3, Zone: 7, Via: uint32(i) ^ 0xffff}
+	m = Mapping{Reply: orig.Reverse(), Service: uint32(i), Backend: uint32(i) * 3, Zone: 7, Why: Ending | ByHash, Via: uint32(i) ^ 0xffff}
 	if i%4 == 1 {
 		m.Reply.SrcPort, m.Reply.DstPort = 8080, uint16(i)^0x5555
 	}

@@ -37,7 +37,6 @@ type slot struct {
 	addr packet.Addr
 	Frontend
 	near [nearby]Backend
-	_    [8]byte
 }
 
 func (s *slot) is(addr *packet.Addr, key uint32) bool { return s.key == key && s.addr == *addr }

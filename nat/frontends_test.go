@@ -272,3 +272,44 @@ func TestNodePortAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestChoice: how each choice is called.
+func TestChoice(t *testing.T) {
+	for c, want := range map[Choice]string{
+		OfAll: "random", OfZone: "random-zone", OfNode | ByHash: "maglev-node", OfLocal | ByAffinity: "affinity-local",
+		OfHere | Ending: "random-local-terminating", Ending: "random-terminating",
+	} {
+		if got := c.String(); got != want {
+			t.Errorf("%#x: %s, want %s", uint8(c), got, want)
+		}
+	}
+}
+
+// TestWhy: a frontend says what its service was compiled by, and how it chooses.
+func TestWhy(t *testing.T) {
+	s := &Service{Name: "x/a", why: OfZone, whyLocal: Ending}
+	tests := []struct {
+		kind     FrontendKind
+		local    bool
+		affinity uint32
+		from     Origin
+		want     Choice
+	}{
+		{ClusterIP, false, 0, FromPod, OfZone},
+		{ClusterIP, false, 60, FromPod, OfZone | ByAffinity},
+		{ClusterIP, true, 60, FromPod, OfLocal | Ending | ByAffinity},
+		{NodePort, true, 0, FromPod, OfZone},
+		{NodePort, true, 0, FromOutside, OfLocal | Ending},
+		{NodePort, false, 0, FromIngress, OfHere | Ending},
+	}
+	for _, tt := range tests {
+		s.Affinity = tt.affinity
+		if got := frontendOf(s, tt.kind, tt.local).Why(tt.from); got != tt.want {
+			t.Errorf("%+v: %v", tt, got)
+		}
+	}
+	s.Affinity, s.maglev = 0, newMaglev(backends(2))
+	if got := frontendOf(s, ClusterIP, false).Why(FromNode); got != OfZone|ByHash {
+		t.Errorf("with maglev: %v", got)
+	}
+}

@@ -118,7 +118,10 @@ type Frontend struct {
 	// cluster IPs, else externalTrafficPolicy) is Local.
 	Local bool
 	// Random: any backend will do (Draw). Else Service.Choose or an affinity say.
-	Random   bool
+	Random bool
+	// why the backends are those of policy Cluster, and of policy Local.
+	why, whyLocal Choice
+
 	backends uint32   // how many are in Service.Cluster
 	first    *Backend // of them
 	Service  *Service
@@ -126,7 +129,14 @@ type Frontend struct {
 
 // frontendOf returns a frontend of a service, which is complete.
 func frontendOf(s *Service, kind FrontendKind, local bool) *Frontend {
-	return &Frontend{Service: s, ID: s.ID, Kind: kind, Local: local, Random: s.Affinity == 0 && s.maglev == nil,
+	by := Choice(0)
+	switch {
+	case s.Affinity != 0:
+		by = ByAffinity
+	case s.maglev != nil:
+		by = ByHash
+	}
+	return &Frontend{Service: s, ID: s.ID, Kind: kind, Local: local, Random: by == 0, why: by | s.why, whyLocal: by | s.whyLocal,
 		backends: uint32(len(s.Cluster)), first: unsafe.SliceData(s.Cluster)}
 }
 
@@ -183,28 +193,53 @@ func (f *Frontend) Backends(from Origin, client *packet.Addr) ([]Backend, Refusa
 }
 
 // Choice says which of a service's endpoints the backends are that Backends
-// returns, and why those.
+// returns, and how one of them is chosen.
 type Choice uint8
 
-// Choices. Terminating goes with any of the others.
+// Choices: one of which endpoints, perhaps Ending, and how, if not at random.
 const (
-	OfAll   Choice = 0      // all that are ready
-	OfZone  Choice = 1      // those that hints give to the node's zone
-	OfNode  Choice = 2      // those that hints give to the node
-	OfLocal Choice = 3      // those on the node, as policy is Local
-	OfHere  Choice = 4      // those on the node, as another one sends the client on to them
-	Ending  Choice = 1 << 7 // none is ready, but these still serve
+	OfAll   Choice = iota // all that are ready
+	OfZone                // those that hints give to the node's zone
+	OfNode                // those that hints give to the node
+	OfLocal               // those on the node, as policy is Local
+	OfHere                // those on the node, as another one sends the client on to them
+
+	ByAffinity Choice = 1 << 5 // the one that the client has had, if it has had one
+	ByHash     Choice = 1 << 6 // all nodes alike (AnnotationBalance)
+	Ending     Choice = 1 << 7 // none is ready, but these still serve
 )
 
-// Why says what Backends goes by for a client of that origin.
+// Of returns which endpoints those are.
+func (c Choice) Of() Choice { return c &^ (ByAffinity | ByHash | Ending) }
+
+// String gives "random", "affinity-zone" or "maglev-local-terminating".
+func (c Choice) String() string {
+	s := "random"
+	switch {
+	case c&ByAffinity != 0:
+		s = "affinity"
+	case c&ByHash != 0:
+		s = "maglev"
+	}
+	if of := int(c.Of()); of <= int(OfHere) {
+		s += [...]string{"", "-zone", "-node", "-local", "-local"}[of]
+	}
+	if c&Ending != 0 {
+		s += "-terminating"
+	}
+	return s
+}
+
+// Why says what Backends goes by for a client of that origin, and how one of them
+// is chosen.
 func (f *Frontend) Why(from Origin) Choice {
 	switch {
 	case from == FromIngress:
-		return OfHere | f.Service.whyLocal
+		return OfHere | f.whyLocal
 	case f.local(from):
-		return OfLocal | f.Service.whyLocal
+		return OfLocal | f.whyLocal
 	}
-	return f.Service.why
+	return f.why
 }
 
 // local reports whether only backends of this node will do.

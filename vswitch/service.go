@@ -114,7 +114,7 @@ func (d *decider) balance(w *passage, front *nat.Frontend) Reason {
 	}
 	b := d.choose(front, backends, w)
 	d.chose(front, w.origin, backends, b)
-	w.mapping.Service, w.mapping.Backend = front.ID, b.ID
+	w.mapping.Service, w.mapping.Backend, w.mapping.Why = front.ID, b.ID, front.Why(w.origin)
 	w.masquerade = front.Masquerades(w.origin, &w.came.Src, b) ||
 		d.tables.MasqueradeAll && front.Kind == nat.ClusterIP && w.origin != nat.FromIngress
 	if w.origin == nat.FromPod && w.info.Kind != PortPod {

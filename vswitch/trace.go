@@ -168,9 +168,9 @@ func (d *decider) chose(f *nat.Frontend, origin nat.Origin, from []nat.Backend, 
 		d.rec.Backends = append(d.rec.Backends, from[i].AddrPort())
 	}
 	why := f.Why(origin)
-	of := choiceWords[why&^nat.Ending].only
+	of := choiceWords[why.Of()].only
 	if n := len(from); n > 1 {
-		of = fmt.Sprintf(choiceWords[why&^nat.Ending].of, n)
+		of = fmt.Sprintf(choiceWords[why.Of()].of, n)
 	}
 	if why&nat.Ending != 0 {
 		of += ", where none is ready and what ends still serves"

@@ -41,7 +41,9 @@ packet as it came, FROM and TO who they are. Behind a SERVICE, the node sent it 
 BACKEND, with the source SNAT-TO if that is another one than SOURCE. VIA is the node that
 shares the work, so that a client outside keeps its address: on the node where the
 client came in, the one that has the backend, and there, the one that answers go back
-through. PACKETS and BYTES are those of the one direction and of the other.
+through. WHY is how BACKEND was chosen: random, affinity or maglev, and if not out of all
+that are ready, which were in question: those of the zone, the node, only local ones, or
+terminating ones. PACKETS and BYTES are those of the one direction and of the other.
 
 Policies are those of both kinds, in the order in which they are asked. With -o wide,
 DROPPED counts packets; those that no rule of several policies allowed are shared, and

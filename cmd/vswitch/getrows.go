@@ -174,7 +174,7 @@ func neighborRows(ctx context.Context, a *agent.Client, node string) (rows []row
 	return rows, err
 }
 
-var flowHeader = []string{"NODE", "PROTO", "SOURCE", "DESTINATION", "STATE", "FROM", "TO", "SERVICE", "IDLE", "PACKETS", "BYTES", "AGE", "BACKEND", "SNAT-TO", "VIA"}
+var flowHeader = []string{"NODE", "PROTO", "SOURCE", "DESTINATION", "STATE", "FROM", "TO", "SERVICE", "IDLE", "PACKETS", "BYTES", "AGE", "BACKEND", "WHY", "SNAT-TO", "VIA"}
 
 func flowRows(ctx context.Context, a *agent.Client, node string) (rows []row, err error) {
 	flows, err := a.Flows(ctx)
@@ -185,7 +185,7 @@ func flowRows(ctx context.Context, a *agent.Client, node string) (rows []row, er
 		rows = append(rows, tableRow(node, key, f, state, []string{f.From, f.To},
 			f.Proto, endpoint(f.Source), endpoint(f.Destination), f.State, f.From, f.To, f.Service, seconds(f.Idle),
 			fmt.Sprintf("%d/%d", f.Packets[0], f.Packets[1]), size(f.Bytes[0])+"/"+size(f.Bytes[1]), seconds(f.Age),
-			endpoint(f.Backend), endpoint(f.Masqueraded), f.Via))
+			endpoint(f.Backend), f.Why, endpoint(f.Masqueraded), f.Via))
 	}
 	return rows, err
 }

@@ -220,6 +220,10 @@ type FlowStatus struct {
 	Service     string         `json:"service,omitempty"`
 	Backend     netip.AddrPort `json:"backend,omitzero"`
 	Masqueraded netip.AddrPort `json:"masqueraded,omitzero"`
+	// Why is how the backend was chosen: "random", "affinity" or "maglev", and if
+	// not of all that are ready, "-zone", "-node" or "-local" for those that were in
+	// question, and "-terminating" if none was ready.
+	Why string `json:"why,omitempty"`
 	// Via is the node that the packets are passed on to untouched, or that
 	// answers go back through, to keep the address of a client outside.
 	Via     string    `json:"via,omitempty"`

@@ -311,6 +311,9 @@ func (n *Node) Flows() []FlowStatus {
 			f.Backend = netip.AddrPortFrom(i.Reply.Src.Netip(), i.Reply.SrcPort)
 			f.To = names[i.Reply.Src.Netip()]
 		}
+		if i.Service != 0 {
+			f.Why = i.Why.String()
+		}
 		if i.Flags&nat.SNAT != 0 {
 			f.Masqueraded = netip.AddrPortFrom(i.Reply.Dst.Netip(), i.Reply.DstPort)
 		}
