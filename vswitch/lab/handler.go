@@ -53,13 +53,15 @@ func askTCP(ctx context.Context, dial dialer, addr string) finding {
 // (pkg/probe/http). Certificates are not verified, and a redirect to another
 // host is success that is warned of.
 func askHTTP(ctx context.Context, dial dialer, get *cluster.HTTPGet, host string, port uint16) finding {
-	req, err := newRequest(ctx, get, net.JoinHostPort(host, strconv.Itoa(int(port))))
-	if err != nil {
-		return finding{noAnswer, err.Error()}
-	}
-	client := http.Client{
-		Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true, DisableCompression: true,
-			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+	c := newHTTPClient(dial)
+	c.Transport.(*http.Transport).DisableKeepAlives = true
+	return askHTTPBy(ctx, c, get, host, port)
+}
+
+// newHTTPClient returns a client as probes want it, which keeps its connections.
+func newHTTPClient(dial dialer) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{DialContext: dial, DisableCompression: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			if req.URL.Hostname() != via[0].URL.Hostname() {
 				return http.ErrUseLastResponse
@@ -69,6 +71,14 @@ func askHTTP(ctx context.Context, dial dialer, get *cluster.HTTPGet, host string
 			}
 			return nil
 		},
+	}
+}
+
+// askHTTPBy is askHTTP by a client that there is already.
+func askHTTPBy(ctx context.Context, client *http.Client, get *cluster.HTTPGet, host string, port uint16) finding {
+	req, err := newRequest(ctx, get, net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err != nil {
+		return finding{noAnswer, err.Error()}
 	}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,5 +129,38 @@ func TestPortNumber(t *testing.T) {
 		if got := fmt.Sprint(n, " ", err); got != x.want {
 			t.Errorf("%d %q: %s, want %s", x.number, x.name, got, x.want)
 		}
+	}
+}
+
+// TestAskHTTPKeeps: who asks again and again keeps the connection, and a probe has
+// one of its own.
+func TestAskHTTPKeeps(t *testing.T) {
+	var conns atomic.Int32
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "well") }))
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	srv.Start()
+	defer srv.Close()
+	addr := netip.MustParseAddrPort(srv.Listener.Addr().String())
+	c := newHTTPClient(dialHere)
+	defer c.CloseIdleConnections()
+	for range 3 {
+		if f := askHTTPBy(t.Context(), c, &cluster.HTTPGet{}, addr.Addr().String(), addr.Port()); f.outcome != healthy {
+			t.Fatal(f)
+		}
+	}
+	if n := conns.Swap(0); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+	for range 3 {
+		if f := askHTTP(t.Context(), dialHere, &cluster.HTTPGet{}, addr.Addr().String(), addr.Port()); f.outcome != healthy {
+			t.Fatal(f)
+		}
+	}
+	if n := conns.Load(); n != 3 {
+		t.Errorf("%d connections for three probes", n)
 	}
 }

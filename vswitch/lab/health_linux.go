@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +28,7 @@ func (o *outside) watch() {
 	defer w.Close()
 	next := time.NewTimer(healthEvery)
 	defer next.Stop()
+	defer o.dismiss(nil)
 	for {
 		select {
 		case <-o.sup.ctx.Done():
@@ -42,6 +44,28 @@ func (o *outside) watch() {
 	}
 }
 
+// asker returns who asks a node.
+func (o *outside) asker(node string) *http.Client {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.askers[node] == nil {
+		o.askers[node] = newHTTPClient(newSpace(o.sup.dir, node).dial)
+	}
+	return o.askers[node]
+}
+
+// dismiss ends the connections to all nodes but those that are left.
+func (o *outside) dismiss(left []outsideNode) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for name, c := range o.askers {
+		if !slices.ContainsFunc(left, func(n outsideNode) bool { return n.name == name }) {
+			c.CloseIdleConnections()
+			delete(o.askers, name)
+		}
+	}
+}
+
 // ask asks each node at each health check node port, as a cloud's balancer does,
 // but from the node's own network, so that the questions are not among the
 // client's packets. One answer decides.
@@ -50,6 +74,7 @@ func (o *outside) ask(ctx context.Context) {
 	o.mu.Lock()
 	nodes := slices.Clone(o.nodes)
 	o.mu.Unlock()
+	o.dismiss(nodes)
 	passing := map[uint16]map[string]bool{}
 	var mu sync.Mutex // guards passing
 	var wg sync.WaitGroup
@@ -65,8 +90,7 @@ func (o *outside) ask(ctx context.Context) {
 				defer func() { <-turn }()
 				ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 				defer cancel()
-				dial := newSpace(o.sup.dir, n.name).dial
-				f := askHTTP(ctx, dial, &cluster.HTTPGet{Path: "/"}, n.addrs[0].String(), port)
+				f := askHTTPBy(ctx, o.asker(n.name), &cluster.HTTPGet{Path: "/"}, n.addrs[0].String(), port)
 				mu.Lock()
 				defer mu.Unlock()
 				passing[port][n.name] = f.outcome == healthy

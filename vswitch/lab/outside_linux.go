@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,6 +35,9 @@ type outside struct {
 	conn  *net.UnixConn
 	nodes []outsideNode // by name
 	lb    *balancer
+	// askers ask nodes for their health, by name. Each keeps its connections: what
+	// a node says to itself at a node port is among its flows.
+	askers map[string]*http.Client
 }
 
 // outsideNode is a node that the router knows the way to.
@@ -52,7 +56,7 @@ func (n *outsideNode) has(a netip.Addr) bool {
 }
 
 func newOutside(s *supervisor) *outside {
-	return &outside{sup: s, ns: filepath.Join(s.dir, netnsDir, "outside"), sock: filepath.Join(s.dir, "outside.sock"), lb: newBalancer()}
+	return &outside{sup: s, ns: filepath.Join(s.dir, netnsDir, "outside"), sock: filepath.Join(s.dir, "outside.sock"), lb: newBalancer(), askers: map[string]*http.Client{}}
 }
 
 // open makes the namespace and its router, unless they are there, and connects
