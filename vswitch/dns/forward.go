@@ -124,6 +124,7 @@ func NewForwarder(cfg ForwarderConfig) *Forwarder {
 		f.dial = new(net.Dialer).DialContext
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.upstreams.Store(&[]*upstream{})
 	f.SetUpstreams(cfg.Upstreams)
 	return f
 }
@@ -148,10 +149,8 @@ func (f *Forwarder) SetUpstreams(addrs []netip.AddrPort) {
 
 // Upstreams returns the upstreams, in order of preference.
 func (f *Forwarder) Upstreams() (addrs []netip.AddrPort) {
-	if list := f.upstreams.Load(); list != nil {
-		for _, u := range *list {
-			addrs = append(addrs, u.addr)
-		}
+	for _, u := range *f.upstreams.Load() {
+		addrs = append(addrs, u.addr)
 	}
 	return addrs
 }
