@@ -112,7 +112,9 @@ func TestServer(t *testing.T) {
 			m.Question[0] = wire.Question{Name: "version.bind.", Qtype: wire.TypeTXT, Qclass: wire.ClassCHAOS}
 		}, wire.RcodeRefused},
 		{"class ANY", func(m *wire.Msg) { m.Question[0].Qclass = wire.ClassANY }, wire.RcodeRefused},
-		{"a transfer", func(m *wire.Msg) { m.Question[0] = wire.Question{Name: "cluster.local.", Qtype: wire.TypeAXFR, Qclass: 1} }, wire.RcodeRefused},
+		{"a transfer", func(m *wire.Msg) {
+			m.Question[0] = wire.Question{Name: "cluster.local.", Qtype: wire.TypeAXFR, Qclass: 1}
+		}, wire.RcodeRefused},
 		{"another zone", func(m *wire.Msg) { m.Question[0].Name = "example.com." }, wire.RcodeRefused},
 		{"two questions", func(m *wire.Msg) { m.Question = append(m.Question, m.Question[0]) }, wire.RcodeFormatError},
 		{"no question", func(m *wire.Msg) { m.Question = nil }, wire.RcodeFormatError},
