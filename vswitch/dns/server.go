@@ -138,7 +138,7 @@ func (s *Server) handle(ctx context.Context, w wire.ResponseWriter, req *wire.Ms
 func (s *Server) log(req, m *wire.Msg, from netip.AddrPort, took time.Duration, err error) {
 	question := req.Question[0]
 	attrs := []any{"client", from, "name", question.Name, "type", wire.Type(question.Qtype).String(),
-		"rcode", wire.RcodeToString[m.Rcode], "answers", len(m.Answer), "took", took.Round(time.Microsecond)}
+		"rcode", rcodeText(m.Rcode), "answers", len(m.Answer), "took", took.Round(time.Microsecond)}
 	if m.Truncated {
 		attrs = append(attrs, "truncated", true)
 	}
@@ -146,6 +146,13 @@ func (s *Server) log(req, m *wire.Msg, from netip.AddrPort, took time.Duration, 
 		attrs = append(attrs, "err", err)
 	}
 	s.cfg.Queries.Info("query", attrs...)
+}
+
+func rcodeText(rcode int) string {
+	if rcode == wire.RcodeBadVers {
+		return "BADVERS" // the number is that of a TSIG error, too
+	}
+	return wire.RcodeToString[rcode]
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
