@@ -87,6 +87,10 @@ func (o *dnsOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return bad(err)
 	}
+	upstreams, err := o.given(listen)
+	if err != nil {
+		return bad(err)
+	}
 	o.where.services.externalClient = agent.PreserveClient
 	state, cfg, services, err := o.where.static(c)
 	if err != nil {
@@ -109,10 +113,7 @@ func (o *dnsOptions) run(c *cobra.Command) error {
 	defer packets.Close()
 	defer connections.Close()
 	at := packets.LocalAddr().(*net.UDPAddr).AddrPort()
-	forwarder, err := o.forwarder(c, at)
-	if err != nil {
-		return bad(err)
-	}
+	forwarder := o.forwarder(c, upstreams, at)
 	if forwarder != nil {
 		defer forwarder.Close()
 	}
@@ -188,12 +189,11 @@ func listenFault(at netip.AddrPort, err error) error {
 	return fmt.Errorf("listen on %s: %w", at, err)
 }
 
-// forwarder returns who resolves what is not in the cluster, or nil for nobody.
-func (o *dnsOptions) forwarder(c *cobra.Command, self netip.AddrPort) (*dns.Forwarder, error) {
-	if slices.Equal(o.upstreams, []string{"none"}) {
+// given returns the upstreams of the command line.
+func (o *dnsOptions) given(self netip.AddrPort) (list []netip.AddrPort, err error) {
+	if o.refuses() {
 		return nil, nil
 	}
-	var list []netip.AddrPort
 	for _, text := range o.upstreams {
 		a, err := parseUpstream(text)
 		if err != nil {
@@ -204,9 +204,21 @@ func (o *dnsOptions) forwarder(c *cobra.Command, self netip.AddrPort) (*dns.Forw
 		}
 		list = append(list, a)
 	}
-	f := dns.NewForwarder(dns.ForwarderConfig{Upstreams: list})
-	if len(o.upstreams) > 0 {
-		return f, nil
+	return list, nil
+}
+
+// refuses reports whether nobody is to be asked.
+func (o *dnsOptions) refuses() bool { return slices.Equal(o.upstreams, []string{"none"}) }
+
+// forwarder returns who resolves what is not in the cluster, or nil for nobody. It
+// asks those that were given, or else those of the system.
+func (o *dnsOptions) forwarder(c *cobra.Command, given []netip.AddrPort, self netip.AddrPort) *dns.Forwarder {
+	if o.refuses() {
+		return nil
+	}
+	f := dns.NewForwarder(dns.ForwarderConfig{Upstreams: given})
+	if len(given) > 0 {
+		return f
 	}
 	others := func(list []netip.AddrPort) []netip.AddrPort {
 		return slices.DeleteFunc(list, func(a netip.AddrPort) bool { return isSelf(a, self) })
@@ -223,7 +235,7 @@ func (o *dnsOptions) forwarder(c *cobra.Command, self netip.AddrPort) (*dns.Forw
 		}
 		return list
 	})
-	return f, nil
+	return f
 }
 
 func parseUpstream(text string) (netip.AddrPort, error) {
