@@ -12,7 +12,7 @@ import (
 // smallest MTU fragments (DNS Flag Day 2020).
 const maxUDP = 1232
 
-// Reply answers a query that was accepted: one with one question. from is its
+// Reply answers a query that was accepted. from is its
 // sender, if that is known, and datagram says that it came over UDP, so that the
 // answer must be as short as its sender wants it. It blocks while the Forwarder
 // is asked, and at no other time.
@@ -34,6 +34,10 @@ func (s *Server) Reply(ctx context.Context, req *wire.Msg, from netip.AddrPort, 
 		if opt != nil {
 			size = min(max(int(opt.UDPSize()), size), maxUDP)
 		}
+	}
+	if len(req.Question) != 1 { // the header has promised one
+		m.Rcode = wire.RcodeFormatError
+		return m
 	}
 	question := req.Question[0]
 	switch {

@@ -136,7 +136,10 @@ func (s *Server) handle(ctx context.Context, w wire.ResponseWriter, req *wire.Ms
 }
 
 func (s *Server) log(req, m *wire.Msg, from netip.AddrPort, took time.Duration, err error) {
-	question := req.Question[0]
+	var question wire.Question
+	if len(req.Question) > 0 {
+		question = req.Question[0]
+	}
 	attrs := []any{"client", from, "name", question.Name, "type", wire.Type(question.Qtype).String(),
 		"rcode", rcodeText(m.Rcode), "answers", len(m.Answer), "took", took.Round(time.Microsecond)}
 	if m.Truncated {
