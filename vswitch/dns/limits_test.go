@@ -1,9 +1,12 @@
 package dns_test
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	wire "github.com/miekg/dns"
 
@@ -103,6 +106,89 @@ func TestReverseRanges(t *testing.T) {
 		}
 		if got != k.soa {
 			t.Errorf("%s with %s: SOA of %q, want %q", k.name, k.ranges, got, k.soa)
+		}
+	}
+}
+
+// TestManyEndpoints: of a service that does not fit any message, each answer has
+// as much as fits, another part each time, and says so.
+func TestManyEndpoints(t *testing.T) {
+	const count = 20000
+	var o cluster.Objects
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Headless: true})
+	for i := range count / 100 {
+		v := &cluster.EndpointSlice{Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: 80}}}
+		v.Namespace, v.Name, v.Labels = "n", fmt.Sprint("s-", i), map[string]string{cluster.LabelServiceName: "s"}
+		for j := range 100 {
+			n := i*100 + j
+			v.Endpoints = append(v.Endpoints, cluster.Endpoint{Ready: true, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(n >> 8), byte(n)})}})
+		}
+		o.Add(v)
+	}
+	z, err := dns.NewZone(dns.ZoneConfig{Domain: "cluster.local", TTL: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := (&cluster.State{}).Diff(o.State())
+	s := dns.NewServer(z.Follow(&all), dns.ServerConfig{})
+	for _, k := range []struct {
+		name     string
+		qtype    uint16
+		datagram bool
+		atLeast  int
+	}{
+		{"s.n.svc.cluster.local.", wire.TypeA, true, 29},
+		{"s.n.svc.cluster.local.", wire.TypeA, false, 4090},
+		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, true, 7},
+		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, false, 1000},
+	} {
+		seen := map[string]bool{}
+		most := 0
+		for range 20 {
+			r := s.Reply(t.Context(), question(k.name, k.qtype), netip.AddrPort{}, k.datagram)
+			b, err := r.Pack()
+			if limit := map[bool]int{true: 512, false: 65535}[k.datagram]; err != nil || len(b) > limit || !r.Truncated || len(r.Answer) < k.atLeast {
+				t.Fatalf("%s %d: %d bytes, %d answers, truncated %v, %v", k.name, k.qtype, len(b), len(r.Answer), r.Truncated, err)
+			}
+			most = max(most, len(r.Answer))
+			for _, rr := range r.Answer {
+				seen[rr.String()] = true
+			}
+		}
+		if len(seen) < 3*most {
+			t.Errorf("%s: 20 answers have had %d endpoints, one has %d", k.name, len(seen), most)
+		}
+	}
+}
+
+// TestOneSocket: the two questions that a resolver asks at once from one socket are
+// both answered.
+func TestOneSocket(t *testing.T) {
+	address := serving(t, dns.NewServer(someZone(t), dns.ServerConfig{}))
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	conn := &wire.Conn{Conn: c}
+	for range 50 {
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		a, aaaa := question("web.shop.svc.cluster.local.", wire.TypeA), question("web.shop.svc.cluster.local.", wire.TypeAAAA)
+		for _, m := range []*wire.Msg{a, aaaa} {
+			if err := conn.WriteMsg(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[uint16]int{}
+		for range 2 {
+			r, err := conn.ReadMsg()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[r.Id] = len(r.Answer)
+		}
+		if n, ok := got[aaaa.Id]; got[a.Id] != 1 || !ok || n != 0 {
+			t.Fatal(got)
 		}
 	}
 }

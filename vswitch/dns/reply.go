@@ -28,7 +28,7 @@ func (s *Server) Reply(ctx context.Context, req *wire.Msg, from netip.AddrPort, 
 		}
 		m.Extra = append(m.Extra, answered)
 	}
-	size := wire.MaxMsgSize - 1
+	size := wire.MaxMsgSize
 	if datagram {
 		size = wire.MinMsgSize
 		if opt != nil {
