@@ -90,7 +90,9 @@ func write(s *cluster.State) records {
 				if v.Headless {
 					r.address(name, a)
 					for _, p := range e.Ports {
-						r.port(p.Name, p.Protocol, p.Port, name, full)
+						if p.Port != 0 { // else nobody says where
+							r.port(p.Name, p.Protocol, p.Port, name, full)
+						}
 					}
 				}
 			}
@@ -114,6 +116,18 @@ func hyphens(a netip.Addr) string { return strings.NewReplacer(".", "-", ":", "-
 func (r records) check(t *testing.T, z *dns.Zone) {
 	t.Helper()
 	names := map[string]bool{}
+	for _, ns := range []string{"a", "b", "c"} {
+		for _, name := range []string{"s", "t", "u", "v"} {
+			for _, below := range []string{"", "_tcp.", "_udp.", "_sctp.", "_http._tcp.", "_http._udp.", "_dns._udp.", "h.", "g.", "10-244-0-3.", "fd00--4."} {
+				names[below+name+"."+ns+".svc.cluster.local."] = true
+			}
+		}
+		for i := range 12 {
+			names[fmt.Sprintf("10-244-1-%d.%s.pod.cluster.local.", i, ns)] = true
+			names[fmt.Sprintf("%d.0.244.10.in-addr.arpa.", i)] = true
+			names[fmt.Sprintf("%d.0.96.10.in-addr.arpa.", i)] = true
+		}
+	}
 	for n := range r {
 		names[n] = true
 		names["x."+n] = true
@@ -253,7 +267,7 @@ func mutate(r *rand.Rand, tx *cluster.Txn) {
 		v.Namespace, v.Name = ns, pick("1", "2", "3")
 		v.Labels = map[string]string{cluster.LabelServiceName: pick("s", "t", "u")}
 		if r.IntN(2) == 0 {
-			v.Ports = []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: uint16(8080 + r.IntN(2))}}
+			v.Ports = []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: []uint16{0, 8080, 8081}[r.IntN(3)]}}
 		}
 		six := r.IntN(4) == 0
 		if six {
