@@ -216,7 +216,7 @@ func (o *dnsOptions) forwarder(c *cobra.Command, given []netip.AddrPort, self ne
 	if o.refuses() {
 		return nil
 	}
-	f := dns.NewForwarder(dns.ForwarderConfig{Upstreams: given})
+	f := dns.NewForwarder(dns.ForwarderConfig{Upstreams: given, Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))})
 	if len(given) > 0 {
 		return f
 	}

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -50,12 +51,16 @@ type ForwarderConfig struct {
 	// Dial opens a socket to an upstream, "udp" or "tcp"; nil: one of the host.
 	// Every question has a socket of its own, and thus a port that nobody can guess.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Log is told of upstreams that no longer answer, and of those that do again;
+	// nil: nobody is.
+	Log *slog.Logger
 }
 
 // Forwarder resolves names by asking others. All of its methods may be called at
 // any time by anybody.
 type Forwarder struct {
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	log       *slog.Logger
 	upstreams atomic.Pointer[[]*upstream]
 	waiting   atomic.Int32
 	ctx       context.Context // ends with Close
@@ -119,7 +124,7 @@ type flight struct {
 
 // NewForwarder returns a Forwarder. Close it in the end.
 func NewForwarder(cfg ForwarderConfig) *Forwarder {
-	f := &Forwarder{dial: cfg.Dial, flights: map[key]*flight{}, cache: newCache(maxCache)}
+	f := &Forwarder{dial: cfg.Dial, log: cfg.Log, flights: map[key]*flight{}, cache: newCache(maxCache)}
 	if f.dial == nil {
 		f.dial = new(net.Dialer).DialContext
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -278,6 +279,55 @@ func TestForwardDead(t *testing.T) {
 			expect(t, "a service that stands for it", text(ask("out.shop.svc.cluster.local.")), "SERVFAIL; out.shop.svc.cluster.local. 5 IN CNAME www.example.test.")
 		}, upstreams...)
 	}
+}
+
+// TestForwardWithoutTCP: where a network lets only UDP pass, a piece of an answer
+// comes, and says that it is one.
+func TestForwardWithoutTCP(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(network string, q *wire.Msg) []*wire.Msg {
+			if network == "tcp" {
+				return nil
+			}
+			m := reply(q, 0, q.Question[0].Name+" 10 A 198.51.100.1")
+			m.Truncated = true
+			return []*wire.Msg{m}
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		for range 2 {
+			m := ask("a.test.")
+			expect(t, "a piece", text(m), "NOERROR; a.test. 10 IN A 198.51.100.1")
+			if !m.Truncated {
+				t.Error("it does not say that it is a piece")
+			}
+			expect(t, "asked, as pieces are not remembered", n.asks(), up1+" udp a.test.; "+up1+" tcp a.test.")
+		}
+	}, up1)
+}
+
+// TestForwardLogs: an upstream that goes, and comes back, is news once.
+func TestForwardLogs(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent}}
+	zone := someZone(t)
+	synctest.Test(t, func(t *testing.T) {
+		var b strings.Builder
+		f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1), Log: slog.New(slog.NewTextHandler(&b, nil))})
+		s := dns.NewServer(zone, dns.ServerConfig{Forwarder: f})
+		for i := range 6 {
+			if i == 3 {
+				n.mu.Lock()
+				n.resolvers[up1] = answering("198.51.100.1")
+				n.mu.Unlock()
+			}
+			s.Reply(t.Context(), question(fmt.Sprint(i, ".test."), wire.TypeA), netip.AddrPort{}, true)
+		}
+		f.Close()
+		n.wg.Wait()
+		if got := b.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "does not answer") || !strings.Contains(got, "answers again") {
+			t.Error(got)
+		}
+	})
 }
 
 // TestForwardRefusing: what one upstream cannot do another one may.

@@ -3,6 +3,7 @@ package dns
 import (
 	"net"
 	"net/netip"
+	"slices"
 
 	wire "github.com/miekg/dns"
 )
@@ -24,6 +25,9 @@ func (q *lookup) addresses(list []netip.Addr) {
 	for f, t := range []uint16{wire.TypeA, wire.TypeAAAA} {
 		if !q.wants(t) {
 			continue
+		}
+		if len(list) > 1 {
+			q.a.Answer = slices.Grow(q.a.Answer, len(list))
 		}
 		for _, a := range list {
 			if familyOf(a) == f {

@@ -97,7 +97,7 @@ func (s *Server) ask(ctx context.Context, m *wire.Msg, q forwarded) {
 		m.Rcode = rcodeOf(err)
 		return
 	}
-	m.Rcode = r.Rcode
+	m.Rcode, m.Truncated = r.Rcode, m.Truncated || r.Truncated
 	m.AuthenticatedData = r.AuthenticatedData && len(m.Answer) == 0
 	for _, rr := range r.Answer {
 		if h := rr.Header(); strings.EqualFold(h.Name, q.Name) {

@@ -31,17 +31,24 @@ type upstream struct {
 	until  atomic.Int64 // when it is trusted again, Unix nanoseconds
 }
 
-func (u *upstream) answered() {
-	u.failed.Store(0)
+// answered notes that u works.
+func (f *Forwarder) answered(u *upstream) {
 	u.until.Store(0)
+	if u.failed.Swap(0) > 0 && f.log != nil {
+		f.log.Info("upstream answers again", "upstream", u.addr)
+	}
 }
 
-func (u *upstream) silent(now time.Time) {
-	down := maxDown
-	if n := u.failed.Add(1); n < 8 {
+// silent notes that u does not.
+func (f *Forwarder) silent(u *upstream, err error) {
+	n, down := u.failed.Add(1), maxDown
+	if n < 8 {
 		down = min(maxDown, minDown<<(n-1))
 	}
-	u.until.Store(now.Add(down).UnixNano())
+	u.until.Store(time.Now().Add(down).UnixNano())
+	if n == 1 && f.log != nil {
+		f.log.Warn("upstream does not answer", "upstream", u.addr, "err", err)
+	}
 }
 
 // inOrder returns the upstreams as they are to be asked: those that answer in
@@ -82,13 +89,13 @@ func (f *Forwarder) askAll(ctx context.Context, fl *flight, q *forwarded) (*wire
 		case f.ctx.Err() != nil:
 			return nil, f.ctx.Err()
 		case err != nil:
-			u.silent(time.Now())
+			f.silent(u, err)
 			errs = append(errs, fmt.Errorf("%s: %w", u.addr, err))
 		case m.Rcode == wire.RcodeSuccess || m.Rcode == wire.RcodeNameError:
-			u.answered()
+			f.answered(u)
 			return m, nil
 		default:
-			u.answered()
+			f.answered(u)
 			unable = m
 		}
 		if ctx.Err() != nil {
@@ -111,7 +118,11 @@ func (f *Forwarder) ask(ctx context.Context, fl *flight, u *upstream, q *forward
 		m, err = f.exchange(ctx, fl, u, "udp", q.query(false))
 	}
 	if err == nil && m.Truncated {
-		m, err = f.exchange(ctx, fl, u, "tcp", q.query(true))
+		whole, err := f.exchange(ctx, fl, u, "tcp", q.query(true))
+		if err == nil {
+			return whole, nil
+		}
+		// A piece of it, marked as one, is better than nothing where TCP is blocked.
 	}
 	return m, err
 }
