@@ -78,7 +78,7 @@ func viaTCP(t *testing.T, s *dns.Server, in []byte) (out [][]byte) {
 	client, server := net.Pipe()
 	done := make(chan error)
 	go func() {
-		done <- s.ServeListener(ctx, &pipeListener{conns: []net.Conn{server}, closed: make(chan struct{})})
+		done <- s.ServeListener(ctx, newPipes(server))
 	}()
 	received := make(chan error)
 	go func() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -223,7 +224,7 @@ func TestServerIdle(t *testing.T) {
 			client, server := net.Pipe()
 			done := make(chan error)
 			go func() {
-				done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, &pipeListener{conns: []net.Conn{server}, closed: make(chan struct{})})
+				done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, newPipes(server))
 			}()
 			began := time.Now()
 			want := 5 * time.Second
@@ -236,7 +237,7 @@ func TestServerIdle(t *testing.T) {
 				}
 				want = 13 * time.Second
 			}
-			if _, err := client.Read(make([]byte, 1)); err != io.EOF {
+			if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Error(err)
 			}
 			if took := time.Since(began); took != want {
@@ -250,72 +251,74 @@ func TestServerIdle(t *testing.T) {
 	})
 }
 
-// pipeListener accepts the connections that it was made with.
-type pipeListener struct {
-	mu     sync.Mutex
-	conns  []net.Conn
+// pipes is a listener whose connections a test makes.
+type pipes struct {
+	conns  chan net.Conn
 	once   sync.Once
 	closed chan struct{}
 }
 
-func (l *pipeListener) Accept() (net.Conn, error) {
-	l.mu.Lock()
-	if len(l.conns) > 0 {
-		c := l.conns[0]
-		l.conns = l.conns[1:]
-		l.mu.Unlock()
-		return c, nil
+func newPipes(conns ...net.Conn) *pipes {
+	l := &pipes{conns: make(chan net.Conn, 1000), closed: make(chan struct{})}
+	for _, c := range conns {
+		l.conns <- c
 	}
-	l.mu.Unlock()
-	<-l.closed
-	return nil, net.ErrClosed
+	return l
 }
 
-func (l *pipeListener) Close() error {
+func (l *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *pipes) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
-func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
+func (l *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
 // TestServerConnections: more than 512 connections at a time are not served, but
 // those that go make room.
 func TestServerConnections(t *testing.T) {
-	address := serving(t, dns.NewServer(someZone(t), dns.ServerConfig{}))
-	var open []net.Conn
-	asks := func() bool {
-		c, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Fatal(err)
+	zone := someZone(t)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		l := newPipes()
+		done := make(chan error)
+		go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, l) }()
+		var open []net.Conn
+		served := func() bool {
+			client, server := net.Pipe()
+			l.conns <- server
+			open = append(open, client)
+			conn := &wire.Conn{Conn: client}
+			_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
+			_, err := conn.ReadMsg()
+			return err == nil
 		}
-		open = append(open, c)
-		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-		conn := &wire.Conn{Conn: c}
-		_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
-		_, err = conn.ReadMsg()
-		return err == nil
-	}
-	defer func() {
-		for _, c := range open {
-			c.Close()
+		for i := range 512 {
+			if !served() {
+				t.Fatalf("connection %d is not served", i+1)
+			}
 		}
-	}()
-	for i := range 512 {
-		if !asks() {
-			t.Fatalf("connection %d is not served", i)
+		if served() {
+			t.Error("connection 513 is served")
 		}
-	}
-	if asks() {
-		t.Error("connection 513 is served")
-	}
-	for _, c := range open[:10] {
-		c.Close()
-	}
-	for deadline := time.Now().Add(30 * time.Second); !asks(); {
-		if time.Now().After(deadline) {
-			t.Fatal("no room is made")
+		open[7].Close()
+		synctest.Wait()
+		if !served() || served() {
+			t.Error("one that has gone does not make room for one")
 		}
-	}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestServerBeforeSync: as long as nothing is known, nothing is denied.
@@ -360,7 +363,7 @@ func TestResolver(t *testing.T) {
 		t.Error(n, err)
 	}
 	_, err := r.LookupHost(ctx, "no.shop.svc.cluster.local.")
-	if e, ok := err.(*net.DNSError); !ok || !e.IsNotFound {
+	if e := (*net.DNSError)(nil); !errors.As(err, &e) || !e.IsNotFound {
 		t.Error(err)
 	}
 }
