@@ -255,40 +255,52 @@ func (q *lookup) some(s *service, meant func(*part) bool, each func(*part, *endp
 
 // endpoint answers for an endpoint's name: its hostname, or its address.
 func (q *lookup) endpoint(s *service, label string) bool {
-	list := q.zone.named(s, label)
-	if len(list) == 0 {
+	h := s.hosts.Get(cluster.Key{Name: label})
+	one, ok := q.zone.unnamed(s, label)
+	if h == nil && !ok {
 		return false
 	}
 	for f, t := range []uint16{wire.TypeA, wire.TypeAAAA} {
 		if !q.wants(t) {
 			continue
 		}
-		of := slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool { return familyOf(a) != f })
-		if len(of) > q.max {
-			q.a.More = true
-			of = of[:q.max]
+		var list []netip.Addr
+		if ok && familyOf(one) == f {
+			list = append(list, one)
 		}
-		q.shuffled(of)
+		if h != nil {
+			list = q.someOf(h, f, list)
+		}
+		q.shuffled(list)
 	}
 	return true
 }
 
-// named returns the addresses of the endpoints with a label.
-func (z *Zone) named(s *service, label string) (list []netip.Addr) {
-	if h := s.hosts.Get(cluster.Key{Name: label}); h != nil {
-		for _, at := range h.at {
-			list = append(list, at.addr)
+// someOf appends the addresses of a hostname, or some of them where there are more
+// than can be returned.
+func (q *lookup) someOf(h *host, family int, list []netip.Addr) []netip.Addr {
+	first := rand.IntN(len(h.at))
+	for i := range h.at {
+		a := h.at[(first+i)%len(h.at)].addr
+		if familyOf(a) != family {
+			continue
 		}
-	}
-	a, ok := undashed(label)
-	if !ok {
-		return list
-	}
-	owners, _ := z.names.Get(netip.PrefixFrom(a, a.BitLen()))
-	if slices.ContainsFunc(owners, func(o owner) bool { return o.service == s.key && o.slice != "" && o.host == "" }) {
+		if len(list) == q.max {
+			q.a.More = true
+			break
+		}
 		list = append(list, a)
 	}
 	return list
+}
+
+// unnamed returns the endpoint without hostname that a label is the address of.
+func (z *Zone) unnamed(s *service, label string) (a netip.Addr, ok bool) {
+	if a, ok = undashed(label); !ok {
+		return a, false
+	}
+	owners, _ := z.names.Get(netip.PrefixFrom(a, a.BitLen()))
+	return a, slices.ContainsFunc(owners, func(o owner) bool { return o.service == s.key && o.slice != "" && o.host == "" })
 }
 
 var protocols = map[string]uint8{"_tcp": packet.ProtoTCP, "_udp": packet.ProtoUDP, "_sctp": packet.ProtoSCTP}
