@@ -176,8 +176,8 @@ func (q *lookup) pod(namespace, label string) bool {
 	if !ok {
 		return false
 	}
-	pods, _ := q.zone.pods.Get(netip.PrefixFrom(a, a.BitLen()))
-	if !slices.ContainsFunc(pods, func(k cluster.Key) bool { return k.Namespace == namespace }) {
+	pods, ok := q.zone.pods.Get(netip.PrefixFrom(a, a.BitLen()))
+	if !ok || !slices.ContainsFunc(pods.list, func(k cluster.Key) bool { return k.Namespace == namespace }) {
 		return false
 	}
 	q.addresses([]netip.Addr{a})
@@ -278,10 +278,10 @@ func (q *lookup) endpoint(s *service, label string) bool {
 
 // someOf appends the addresses of a hostname, or some of them where there are more
 // than can be returned.
-func (q *lookup) someOf(h *host, family int, list []netip.Addr) []netip.Addr {
-	first := rand.IntN(len(h.at))
-	for i := range h.at {
-		a := h.at[(first+i)%len(h.at)].addr
+func (q *lookup) someOf(h *shared[place], family int, list []netip.Addr) []netip.Addr {
+	first := rand.IntN(len(h.list))
+	for i := range h.list {
+		a := h.list[(first+i)%len(h.list)].addr
 		if familyOf(a) != family {
 			continue
 		}
@@ -299,8 +299,8 @@ func (z *Zone) unnamed(s *service, label string) (a netip.Addr, ok bool) {
 	if a, ok = undashed(label); !ok {
 		return a, false
 	}
-	owners, _ := z.names.Get(netip.PrefixFrom(a, a.BitLen()))
-	return a, slices.ContainsFunc(owners, func(o owner) bool { return o.service == s.key && o.slice != "" && o.host == "" })
+	owners, ok := z.names.Get(netip.PrefixFrom(a, a.BitLen()))
+	return a, ok && slices.ContainsFunc(owners.list, func(o owner) bool { return o.service == s.key && o.slice != "" && o.host == "" })
 }
 
 var protocols = map[string]uint8{"_tcp": packet.ProtoTCP, "_udp": packet.ProtoUDP, "_sctp": packet.ProtoSCTP}

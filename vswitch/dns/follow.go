@@ -19,13 +19,14 @@ import (
 func (z *Zone) Follow(c *cluster.Changes) *Zone {
 	n := *z
 	n.synced, n.serial, n.namespaces = true, uint32(c.To.Revision), c.To.Namespaces
+	n.generation++
 	e := edit{zone: &n, open: map[cluster.Key]*service{}}
 	// Tables that nobody has seen are filled in place.
 	if e.freshNames = z.names.Size() == 0; e.freshNames {
-		n.names = new(bart.Table[[]owner])
+		n.names = new(bart.Table[*shared[owner]])
 	}
 	if e.freshPods = z.pods.Size() == 0; e.freshPods {
-		n.pods = new(bart.Table[[]cluster.Key])
+		n.pods = new(bart.Table[*shared[cluster.Key]])
 	}
 	for _, ch := range c.Services {
 		e.service(ch)
@@ -182,11 +183,11 @@ func (e *edit) endpoints(s *service, old, now *part) {
 	gone, come = difference(gone, come)
 	for _, x := range gone {
 		e.remove(x.addr, owner{s.key, old.name, x.host})
-		s.rename(x, old.name, false)
+		e.rename(s, x, old.name, false)
 	}
 	for _, x := range come {
 		e.add(x.addr, owner{s.key, now.name, x.host})
-		s.rename(x, now.name, true)
+		e.rename(s, x, now.name, true)
 	}
 }
 
@@ -218,59 +219,69 @@ func difference(a, b []endpoint) (onlyA, onlyB []endpoint) {
 }
 
 // rename adds an endpoint to those of its hostname, or takes it out.
-func (s *service) rename(x endpoint, slice string, in bool) {
+func (e *edit) rename(s *service, x endpoint, slice string, in bool) {
 	if x.host == "" {
 		return
 	}
-	key, at := cluster.Key{Name: x.host}, place{slice, x.addr}
-	var list []place
-	if h := s.hosts.Get(key); h != nil {
-		list = h.at
-	}
-	if list = with(list, at, in); len(list) == 0 {
+	key := cluster.Key{Name: x.host}
+	old := s.hosts.Get(key)
+	switch now := old.change(e.zone.generation, place{slice, x.addr}, in); {
+	case now == nil:
 		s.hosts = s.hosts.Without(key)
-	} else {
-		s.hosts = s.hosts.With(key, &host{list})
+	case now != old:
+		s.hosts = s.hosts.With(key, now)
 	}
 }
 
-// with returns a copy of list with x in it, or without.
-func with[T comparable](list []T, x T, in bool) []T {
-	out := make([]T, 0, len(list)+1)
-	for _, y := range list {
-		if y != x {
-			out = append(out, y)
-		}
+// shared is a list that Zones share. The one that is being made may change those
+// that it has made itself, so that many changes of one list cost one copy.
+type shared[T comparable] struct {
+	list []T
+	made uint64 // the generation
+}
+
+// change returns the list with x, or without: l itself if it may be changed, and nil
+// if nothing is left.
+func (l *shared[T]) change(generation uint64, x T, in bool) *shared[T] {
+	if l == nil {
+		l = &shared[T]{made: generation}
+	} else if l.made != generation {
+		l = &shared[T]{slices.Clone(l.list), generation}
 	}
 	if in {
-		out = append(out, x)
+		l.list = append(l.list, x)
+	} else if i := slices.Index(l.list, x); i >= 0 {
+		l.list = slices.Delete(l.list, i, i+1)
 	}
-	return out
+	if len(l.list) == 0 {
+		return nil
+	}
+	return l
 }
 
-func (e *edit) add(a netip.Addr, o owner) { e.owners(a, o, true) }
+func (e *edit) add(a netip.Addr, o owner) {
+	store(&e.zone.names, e.freshNames, e.zone.generation, a, o, true)
+}
 
-func (e *edit) remove(a netip.Addr, o owner) { e.owners(a, o, false) }
-
-func (e *edit) owners(a netip.Addr, o owner, in bool) {
-	store(&e.zone.names, e.freshNames, a, o, in)
+func (e *edit) remove(a netip.Addr, o owner) {
+	store(&e.zone.names, e.freshNames, e.zone.generation, a, o, false)
 }
 
 // store puts x among what an address has, or takes it out. A table that is fresh
 // is changed in place.
-func store[T comparable](t **bart.Table[[]T], fresh bool, a netip.Addr, x T, in bool) {
+func store[T comparable](t **bart.Table[*shared[T]], fresh bool, generation uint64, a netip.Addr, x T, in bool) {
 	p := netip.PrefixFrom(a, a.BitLen())
-	list, _ := (*t).Get(p)
-	list = with(list, x, in)
-	switch {
-	case len(list) == 0 && fresh:
+	old, _ := (*t).Get(p)
+	switch now := old.change(generation, x, in); {
+	case now == nil && fresh:
 		(*t).Delete(p)
-	case len(list) == 0:
+	case now == nil:
 		*t = (*t).DeletePersist(p)
+	case now == old:
 	case fresh:
-		(*t).Insert(p, list)
+		(*t).Insert(p, now)
 	default:
-		*t = (*t).InsertPersist(p, list)
+		*t = (*t).InsertPersist(p, now)
 	}
 }
 
@@ -280,10 +291,10 @@ func (e *edit) pod(c cluster.Change[cluster.Pod]) {
 		return
 	}
 	for _, a := range gone {
-		store(&e.zone.pods, e.freshPods, a, c.Old.Key(), false)
+		store(&e.zone.pods, e.freshPods, e.zone.generation, a, c.Old.Key(), false)
 	}
 	for _, a := range come {
-		store(&e.zone.pods, e.freshPods, a, c.New.Key(), true)
+		store(&e.zone.pods, e.freshPods, e.zone.generation, a, c.New.Key(), true)
 	}
 }
 

@@ -54,6 +54,42 @@ func TestFollowCosts(t *testing.T) {
 	}
 }
 
+// TestFollowHostile: many endpoints that have one address, or one hostname, or both,
+// cost what they are, and not their square.
+func TestFollowHostile(t *testing.T) {
+	const count = 50000
+	var o cluster.Objects
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Headless: true})
+	for i := range count / 1000 {
+		v := &cluster.EndpointSlice{Family: cluster.IPv4}
+		v.Namespace, v.Name, v.Labels = "n", fmt.Sprint("s-", i), map[string]string{cluster.LabelServiceName: "s"}
+		for j := range 500 {
+			n := i*500 + j
+			v.Endpoints = append(v.Endpoints,
+				cluster.Endpoint{Ready: true, Hostname: fmt.Sprint("h-", n), Addresses: []netip.Addr{netip.MustParseAddr("10.244.0.1")}},
+				cluster.Endpoint{Ready: true, Hostname: "twin", Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 245, byte(n >> 8), byte(n)})}})
+		}
+		o.Add(v)
+	}
+	z := zoneOf(t, o.State(), []netip.Prefix{netip.MustParsePrefix("10.244.0.0/15")})
+	if z.Endpoints() != count {
+		t.Errorf("%d endpoints", z.Endpoints())
+	}
+	s := dns.NewServer(z, dns.ServerConfig{})
+	for _, q := range []*wire.Msg{question("1.0.244.10.in-addr.arpa.", wire.TypePTR), question("twin.s.n.svc.cluster.local.", wire.TypeA)} {
+		for _, datagram := range []bool{true, false} {
+			r := s.Reply(t.Context(), q, netip.AddrPort{}, datagram)
+			if b, err := r.Pack(); err != nil || !r.Truncated || len(r.Answer) < 5 || datagram && len(b) > 512 {
+				t.Errorf("%s: %d answers, %v", q.Question[0].Name, len(r.Answer), err)
+			}
+		}
+	}
+	gone := o.State().Diff(&cluster.State{})
+	if z = z.Follow(&gone); z.Endpoints() != 0 || z.Services() != 0 {
+		t.Errorf("%d endpoints are left", z.Endpoints())
+	}
+}
+
 // TestServerFollows changes a cluster while it is asked about: every answer is that
 // of some state that the cluster has had.
 func TestServerFollows(t *testing.T) {

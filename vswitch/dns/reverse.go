@@ -150,7 +150,7 @@ func (q *lookup) reverse() bool {
 	}
 	owners, ok := q.zone.names.Get(r.range_)
 	if ok && q.wants(wire.TypePTR) {
-		q.owners(r.range_.Addr(), owners)
+		q.owners(r.range_.Addr(), owners.list)
 	}
 	return ok
 }

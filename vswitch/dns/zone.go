@@ -40,9 +40,10 @@ type Zone struct {
 	serial     uint32
 	namespaces cluster.Table[cluster.Namespace]
 	services   cluster.Table[service]
-	names      *bart.Table[[]owner]       // what has an address: cluster IPs and ready endpoints
-	pods       *bart.Table[[]cluster.Key] // pods, by address
+	names      *bart.Table[*shared[owner]]       // what has an address: cluster IPs and ready endpoints
+	pods       *bart.Table[*shared[cluster.Key]] // pods, by address
 	endpoints  int
+	generation uint64 // how many Zones came before it
 }
 
 // zoneConfig is a ZoneConfig that has been checked.
@@ -71,7 +72,7 @@ func NewZone(cfg ZoneConfig) (*Zone, error) {
 		}
 		z.reverse = append(z.reverse, p)
 	}
-	return &Zone{cfg: z, names: new(bart.Table[[]owner]), pods: new(bart.Table[[]cluster.Key])}, nil
+	return &Zone{cfg: z, names: new(bart.Table[*shared[owner]]), pods: new(bart.Table[*shared[cluster.Key]])}, nil
 }
 
 // notOfHostName reports whether r cannot be in a name of hosts (RFC 1123), or an
@@ -115,8 +116,8 @@ type service struct {
 	// parts are its slices, in order of their names. Slices may be known before
 	// their service is.
 	parts []*part
-	ready [2]int // endpoints that have a name, by family
-	hosts cluster.Table[host]
+	ready [2]int                       // endpoints that have a name, by family
+	hosts cluster.Table[shared[place]] // by hostname
 }
 
 // part is what the zone takes from an EndpointSlice.
@@ -134,9 +135,7 @@ type endpoint struct {
 	host string // its hostname, if it has one
 }
 
-// host is the endpoints of one hostname.
-type host struct{ at []place }
-
+// place is where an endpoint of a hostname is.
 type place struct {
 	slice string
 	addr  netip.Addr
