@@ -12,10 +12,9 @@ import (
 // smallest MTU fragments (DNS Flag Day 2020).
 const maxUDP = 1232
 
-// Reply answers a query that was accepted. from is its
-// sender, if that is known, and datagram says that it came over UDP, so that the
-// answer must be as short as its sender wants it. It blocks while the Forwarder
-// is asked, and at no other time.
+// Reply answers a query that was accepted. from is its sender, if that is known,
+// and datagram says that it came over UDP, so that the answer must be as short as
+// its sender wants it. It blocks while the Forwarder is asked, and at no other time.
 func (s *Server) Reply(ctx context.Context, req *wire.Msg, from netip.AddrPort, datagram bool) *wire.Msg {
 	m := new(wire.Msg).SetReply(req)
 	m.RecursionAvailable = s.cfg.Forwarder != nil
