@@ -44,6 +44,7 @@ var forbidden = map[string][]string{
 	"gvisor.dev/gvisor":               {"vswitch/vswitch/stack"},
 	"k8s.io/":                         {"vswitch/vswitch/kube"},
 	"sigs.k8s.io/":                    {"vswitch/vswitch/kube", "vswitch/vswitch/lab", "vswitch/cmd/vswitch"},
+	"github.com/miekg/dns":            {"vswitch/vswitch/dns"},
 	"github.com/vishvananda/netlink":  {"vswitch/vswitch/netns"},
 	"github.com/spf13/cobra":          {"vswitch/cmd/vswitch"},
 }

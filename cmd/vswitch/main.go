@@ -135,7 +135,7 @@ no sidecar.
 		}
 	}
 	add("cluster", newDemo(), newUp(), newDown(), newApply(), newDelete(), newExec(), newLogs(), newNode(), newKeys())
-	add("look", newGet(), newStatus(), newTrace(), newVerify(), newObserve(), newCapture())
+	add("look", newGet(), newStatus(), newTrace(), newVerify(), newObserve(), newCapture(), newDNS())
 	add("other", newDoctor(), newVersion())
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")

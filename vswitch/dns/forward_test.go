@@ -1,0 +1,436 @@
+package dns_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	wire "github.com/miekg/dns"
+
+	"vswitch/vswitch/dns"
+)
+
+// internet is where a Forwarder of a test asks: resolvers in memory, by address.
+type internet struct {
+	mu        sync.Mutex
+	resolvers map[string]func(network string, q *wire.Msg) []*wire.Msg
+	asked     []string // "address network name", in order
+	ids       map[uint16]bool
+	wg        sync.WaitGroup
+}
+
+// datagrams is a pipe that keeps the bounds of messages.
+type datagrams struct {
+	net.Conn
+	local *net.UDPAddr
+}
+
+func (d datagrams) LocalAddr() net.Addr { return d.local }
+func (d datagrams) ReadFrom(b []byte) (n int, a net.Addr, e error) {
+	n, e = d.Read(b)
+	return n, d.local, e
+}
+func (d datagrams) WriteTo(b []byte, _ net.Addr) (int, error) { return d.Write(b) }
+
+func (n *internet) dial(_ context.Context, network, address string) (net.Conn, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := n.resolvers[address]
+	if r == nil {
+		return nil, errors.New("connection refused")
+	}
+	client, server := net.Pipe()
+	n.wg.Go(func() { n.serve(server, network, address, r) })
+	if network == "udp" {
+		return datagrams{client, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 40000 + len(n.asked)}}, nil
+	}
+	return client, nil
+}
+
+func (n *internet) serve(c net.Conn, network, address string, r func(string, *wire.Msg) []*wire.Msg) {
+	defer c.Close()
+	conn := &wire.Conn{Conn: c}
+	if network == "udp" {
+		conn.Conn = datagrams{Conn: c}
+		conn.UDPSize = 4096
+	}
+	for {
+		q, err := conn.ReadMsg()
+		if err != nil {
+			return
+		}
+		n.mu.Lock()
+		n.asked = append(n.asked, fmt.Sprintf("%s %s %s", address, network, q.Question[0].Name))
+		if n.ids != nil {
+			n.ids[q.Id] = true
+		}
+		n.mu.Unlock()
+		for _, m := range r(network, q) {
+			_ = conn.WriteMsg(m)
+		}
+	}
+}
+
+// asks returns what was asked since the last call.
+func (n *internet) asks() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := strings.Join(n.asked, "; ")
+	n.asked = nil
+	return s
+}
+
+// reply answers with records in the form of a zone file.
+func reply(q *wire.Msg, rcode int, answer string, authority ...string) *wire.Msg {
+	m := new(wire.Msg).SetReply(q)
+	m.Rcode, m.RecursionAvailable = rcode, true
+	for i, text := range append([]string{answer}, authority...) {
+		if text == "" {
+			continue
+		}
+		r, err := wire.NewRR(text)
+		if err != nil {
+			panic(err)
+		}
+		if i == 0 {
+			m.Answer = append(m.Answer, r)
+		} else {
+			m.Ns = append(m.Ns, r)
+		}
+	}
+	return m
+}
+
+const (
+	up1 = "192.0.2.1:53"
+	up2 = "192.0.2.2:53"
+)
+
+// forwarding runs fn in virtual time with a server whose forwarder asks in n.
+func forwarding(t *testing.T, n *internet, fn func(t *testing.T, ask func(name string) *wire.Msg, f *dns.Forwarder), upstreams ...string) {
+	zone := someZone(t)
+	synctest.Test(t, func(t *testing.T) {
+		cfg := dns.ForwarderConfig{Dial: n.dial}
+		for _, u := range upstreams {
+			cfg.Upstreams = append(cfg.Upstreams, netip.MustParseAddrPort(u))
+		}
+		f := dns.NewForwarder(cfg)
+		s := dns.NewServer(zone, dns.ServerConfig{Forwarder: f})
+		fn(t, func(name string) *wire.Msg {
+			return s.Reply(t.Context(), question(name, wire.TypeA), netip.AddrPort{}, true)
+		}, f)
+		f.Close()
+		n.wg.Wait()
+	})
+}
+
+// text is a message's code and answer.
+func text(m *wire.Msg) string {
+	s := wire.RcodeToString[m.Rcode]
+	for _, r := range m.Answer {
+		s += "; " + strings.Join(strings.Fields(r.String()), " ")
+	}
+	return s
+}
+
+func expect(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %s, want %s", what, got, want)
+	}
+}
+
+func TestForward(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(network string, q *wire.Msg) []*wire.Msg {
+			name := q.Question[0].Name
+			switch strings.ToLower(name) {
+			case "www.example.test.":
+				return []*wire.Msg{reply(q, 0, "www.example.test. 10 A 198.51.100.7")}
+			case "cut.example.test.":
+				m := reply(q, 0, "cut.example.test. 10 A 198.51.100.8")
+				if m.Truncated = network == "udp"; m.Truncated {
+					m.Answer = nil
+				}
+				return []*wire.Msg{m}
+			case "spoofed.example.test.":
+				id, other := reply(q, 0, name+" 10 A 203.0.113.1"), reply(q, 0, name+" 10 A 203.0.113.2")
+				id.Id++
+				other.Question[0].Name = "else.example.test."
+				kind := reply(q, 0, name+" 10 A 203.0.113.3")
+				kind.Question[0].Qtype = wire.TypeAAAA
+				echo := q.Copy()
+				return []*wire.Msg{id, other, kind, echo, reply(q, 0, name+" 10 A 198.51.100.9")}
+			case "old.example.test.":
+				if q.IsEdns0() != nil {
+					return []*wire.Msg{reply(q, wire.RcodeFormatError, "")}
+				}
+				return []*wire.Msg{reply(q, 0, name+" 10 A 198.51.100.10")}
+			case "broken.example.test.":
+				return []*wire.Msg{reply(q, wire.RcodeServerFailure, "")}
+			}
+			return []*wire.Msg{reply(q, wire.RcodeNameError, "", "test. 900 SOA a. b. 1 2 3 4 600")}
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		m := ask("WWW.example.test.")
+		expect(t, "a name outside", text(m), "NOERROR; WWW.example.test. 10 IN A 198.51.100.7")
+		if !m.RecursionAvailable || m.Authoritative || m.IsEdns0() != nil {
+			t.Error(m)
+		}
+		expect(t, "asked", n.asks(), up1+" udp WWW.example.test.")
+		time.Sleep(4 * time.Second)
+		expect(t, "from the cache", text(ask("www.Example.test.")), "NOERROR; www.Example.test. 6 IN A 198.51.100.7")
+		expect(t, "asked", n.asks(), "")
+		m = ask("out.shop.svc.cluster.local.")
+		expect(t, "a service that stands for it", text(m), "NOERROR; out.shop.svc.cluster.local. 5 IN CNAME www.example.test.; www.example.test. 6 IN A 198.51.100.7")
+		time.Sleep(6 * time.Second)
+		expect(t, "after its TTL", text(ask("www.example.test.")), "NOERROR; www.example.test. 10 IN A 198.51.100.7")
+		expect(t, "asked", n.asks(), up1+" udp www.example.test.")
+
+		expect(t, "cut over UDP", text(ask("cut.example.test.")), "NOERROR; cut.example.test. 10 IN A 198.51.100.8")
+		expect(t, "asked", n.asks(), up1+" udp cut.example.test.; "+up1+" tcp cut.example.test.")
+		expect(t, "answers that are not to the question", text(ask("spoofed.example.test.")), "NOERROR; spoofed.example.test. 10 IN A 198.51.100.9")
+		expect(t, "no EDNS", text(ask("old.example.test.")), "NOERROR; old.example.test. 10 IN A 198.51.100.10")
+		n.asks()
+
+		m = ask("no.example.test.")
+		expect(t, "not there", text(m), "NXDOMAIN")
+		if len(m.Ns) != 1 {
+			t.Error(m)
+		}
+		time.Sleep(29 * time.Second)
+		if m = ask("no.example.test."); m.Rcode != wire.RcodeNameError || m.Ns[0].Header().Ttl != 871 {
+			t.Error(m)
+		}
+		expect(t, "asked", n.asks(), up1+" udp no.example.test.")
+		time.Sleep(time.Second) // no longer than half a minute
+		ask("no.example.test.")
+		expect(t, "asked", n.asks(), up1+" udp no.example.test.")
+
+		expect(t, "an upstream that fails", text(ask("broken.example.test.")), "SERVFAIL")
+		expect(t, "that is remembered for a second", text(ask("broken.example.test.")), "SERVFAIL")
+		expect(t, "asked", n.asks(), up1+" udp broken.example.test.")
+		expect(t, "a reverse name of others", text(ask("1.2.0.192.in-addr.arpa.")), "NXDOMAIN")
+		expect(t, "asked", n.asks(), up1+" udp 1.2.0.192.in-addr.arpa.")
+		for _, name := range []string{"web.shop.svc.cluster.local.", "no.svc.cluster.local.", "9.9.244.10.in-addr.arpa."} {
+			ask(name)
+		}
+		expect(t, "asked for names of the zone", n.asks(), "")
+	}, up1)
+}
+
+func answering(address string) func(string, *wire.Msg) []*wire.Msg {
+	return func(_ string, q *wire.Msg) []*wire.Msg {
+		return []*wire.Msg{reply(q, 0, q.Question[0].Name+" 10 A "+address)}
+	}
+}
+
+// silent takes questions and says nothing.
+func silent(string, *wire.Msg) []*wire.Msg { return nil }
+
+// TestForwardFailover: who does not answer is asked last, until it is time to try
+// again.
+func TestForwardFailover(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent, up2: answering("198.51.100.2")}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		took := func(name string) time.Duration {
+			t.Helper()
+			began := time.Now()
+			expect(t, name, text(ask(name)), "NOERROR; "+name+" 10 IN A 198.51.100.2")
+			return time.Since(began)
+		}
+		expect(t, "the first time", took("a.test.").String(), "2s")
+		expect(t, "asked", n.asks(), up1+" udp a.test.; "+up2+" udp a.test.")
+		expect(t, "then", took("b.test.").String(), "0s")
+		expect(t, "asked", n.asks(), up2+" udp b.test.")
+		time.Sleep(5 * time.Second)
+		expect(t, "after five seconds", took("c.test.").String(), "2s")
+		time.Sleep(5 * time.Second) // down for ten now
+		expect(t, "after five more", took("d.test.").String(), "0s")
+		n.asks()
+		n.mu.Lock()
+		n.resolvers[up1] = answering("198.51.100.1")
+		n.mu.Unlock()
+		time.Sleep(time.Minute)
+		expect(t, "when it is back", text(ask("e.test.")), "NOERROR; e.test. 10 IN A 198.51.100.1")
+		expect(t, "asked", n.asks(), up1+" udp e.test.")
+	}, up1, up2)
+}
+
+// TestForwardDead: when nobody answers, the client is told before it asks again.
+func TestForwardDead(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent}}
+	for _, upstreams := range [][]string{{up1}, {up1, up2}, {}} {
+		forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+			began := time.Now()
+			expect(t, "nobody answers", text(ask("a.test.")), "SERVFAIL")
+			if took := time.Since(began); took >= 5*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			expect(t, "a service that stands for it", text(ask("out.shop.svc.cluster.local.")), "SERVFAIL; out.shop.svc.cluster.local. 5 IN CNAME www.example.test.")
+		}, upstreams...)
+	}
+}
+
+// TestForwardWithoutTCP: where a network lets only UDP pass, a piece of an answer
+// comes, and says that it is one.
+func TestForwardWithoutTCP(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(network string, q *wire.Msg) []*wire.Msg {
+			if network == "tcp" {
+				return nil
+			}
+			m := reply(q, 0, q.Question[0].Name+" 10 A 198.51.100.1")
+			m.Truncated = true
+			return []*wire.Msg{m}
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		for range 2 {
+			m := ask("a.test.")
+			expect(t, "a piece", text(m), "NOERROR; a.test. 10 IN A 198.51.100.1")
+			if !m.Truncated {
+				t.Error("it does not say that it is a piece")
+			}
+			expect(t, "asked, as pieces are not remembered", n.asks(), up1+" udp a.test.; "+up1+" tcp a.test.")
+		}
+	}, up1)
+}
+
+// TestForwardLogs: an upstream that goes, and comes back, is news once.
+func TestForwardLogs(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent}}
+	zone := someZone(t)
+	synctest.Test(t, func(t *testing.T) {
+		var b strings.Builder
+		f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1), Log: slog.New(slog.NewTextHandler(&b, nil))})
+		s := dns.NewServer(zone, dns.ServerConfig{Forwarder: f})
+		for i := range 6 {
+			if i == 3 {
+				n.mu.Lock()
+				n.resolvers[up1] = answering("198.51.100.1")
+				n.mu.Unlock()
+			}
+			s.Reply(t.Context(), question(fmt.Sprint(i, ".test."), wire.TypeA), netip.AddrPort{}, true)
+		}
+		f.Close()
+		n.wg.Wait()
+		if got := b.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "does not answer") || !strings.Contains(got, "answers again") {
+			t.Error(got)
+		}
+	})
+}
+
+// TestForwardRefusing: what one upstream cannot do another one may.
+func TestForwardRefusing(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(_ string, q *wire.Msg) []*wire.Msg { return []*wire.Msg{reply(q, wire.RcodeRefused, "")} },
+		up2: answering("198.51.100.2"),
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, f *dns.Forwarder) {
+		expect(t, "the second one", text(ask("a.test.")), "NOERROR; a.test. 10 IN A 198.51.100.2")
+		f.SetUpstreams([]netip.AddrPort{netip.MustParseAddrPort(up1)})
+		expect(t, "nobody else; what the other one said is forgotten", text(ask("a.test.")), "REFUSED")
+	}, up1, up2)
+}
+
+// TestForwardFlights: equal questions are asked once, however many wait, and no
+// more than 1,024 wait.
+func TestForwardFlights(t *testing.T) {
+	n := &internet{ids: map[uint16]bool{}, resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(_ string, q *wire.Msg) []*wire.Msg {
+			time.Sleep(time.Second)
+			return answering("198.51.100.1")("", q)
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		var wg sync.WaitGroup
+		for i := range 100 {
+			wg.Go(func() {
+				name := []string{"a.test.", "A.test."}[i%2]
+				expect(t, "one of many", text(ask(name)), "NOERROR; "+name+" 10 IN A 198.51.100.1")
+			})
+		}
+		wg.Wait()
+		if got := n.asks(); !strings.EqualFold(got, up1+" udp a.test.") {
+			t.Errorf("asked %s", got)
+		}
+		for i := range 1024 {
+			wg.Go(func() { ask(fmt.Sprintf("%d.test.", i)) })
+		}
+		synctest.Wait()
+		began := time.Now()
+		expect(t, "one too many", text(ask("x.test.")), "SERVFAIL")
+		if time.Since(began) != 0 {
+			t.Error("it had to wait")
+		}
+		wg.Wait()
+		expect(t, "when there is room", text(ask("x.test.")), "NOERROR; x.test. 10 IN A 198.51.100.1")
+		if len(n.ids) < 950 { // of 1,026, at random from 65,536
+			t.Errorf("only %d ids", len(n.ids))
+		}
+	}, up1)
+}
+
+// TestForwardLoop: a server that is its own upstream refuses at once, and does not
+// wait for itself until it fails.
+func TestForwardLoop(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := c.LocalAddr().(*net.UDPAddr).AddrPort()
+	f := dns.NewForwarder(dns.ForwarderConfig{Upstreams: []netip.AddrPort{self}})
+	defer f.Close()
+	s := dns.NewServer(someZone(t), dns.ServerConfig{Forwarder: f})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.ServePacket(ctx, c) }()
+	if r := ask(t, "udp", self.String(), question("a.test.", wire.TypeA)); r.Rcode != wire.RcodeRefused {
+		t.Error(r)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestForwardCacheIsBounded asks for more than is remembered.
+func TestForwardCacheIsBounded(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(_ string, q *wire.Msg) []*wire.Msg {
+			m := reply(q, 0, q.Question[0].Name+" 3600 A 198.51.100.1")
+			for range 50 {
+				m.Answer = append(m.Answer, m.Answer[0])
+			}
+			m.Compress = true
+			return []*wire.Msg{m}
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		const count = 5000
+		for i := range count { // more than 800 bytes each
+			ask(fmt.Sprintf("%d.test.", i))
+		}
+		n.asks()
+		again := 0
+		for i := count - 1; i >= 0; i-- {
+			ask(fmt.Sprintf("%d.test.", i))
+			if n.asks() != "" {
+				again++
+			}
+		}
+		if again < 500 || again > 3000 {
+			t.Errorf("%d of %d were forgotten", again, count)
+		}
+	}, up1)
+}

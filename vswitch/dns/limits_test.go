@@ -1,0 +1,200 @@
+package dns_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	wire "github.com/miekg/dns"
+
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/dns"
+)
+
+// TestNamesTooLong: below a long domain, what cannot be named is left out, and
+// every answer can be sent.
+func TestNamesTooLong(t *testing.T) {
+	label := strings.Repeat("x", 63)
+	domain := strings.Repeat(label+".", 2) + strings.Repeat("y", 30)
+	z, err := dns.NewZone(dns.ZoneConfig{Domain: domain, TTL: 5, Reverse: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var o cluster.Objects
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: label}, Headless: true})
+	v := &cluster.EndpointSlice{Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: 80}}, Endpoints: []cluster.Endpoint{
+		{Ready: true, Hostname: label, Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.1")}},
+		{Ready: true, Hostname: "h", Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.2")}}}}
+	v.Namespace, v.Name, v.Labels = "n", "s", map[string]string{cluster.LabelServiceName: label}
+	o.Add(v)
+	all := (&cluster.State{}).Diff(o.State())
+	z = z.Follow(&all)
+	service := label + ".n.svc." + domain + "."
+	s := dns.NewServer(z, dns.ServerConfig{})
+	for _, k := range []struct {
+		name          string
+		qtype         uint16
+		answer, extra int
+	}{
+		{service, wire.TypeA, 2, 0},
+		{"_http._tcp." + service, wire.TypeSRV, 1, 1},
+		{"1.1.244.10.in-addr.arpa.", wire.TypePTR, 0, 0},
+		{"2.1.244.10.in-addr.arpa.", wire.TypePTR, 1, 0},
+	} {
+		r := s.Reply(t.Context(), question(k.name, k.qtype), netip.AddrPort{}, false)
+		if _, err := r.Pack(); err != nil || len(r.Answer) != k.answer || len(r.Extra) != k.extra || r.Rcode != wire.RcodeSuccess {
+			t.Errorf("%s: %v, %v", k.name, r, err)
+		}
+	}
+}
+
+func TestZoneConfig(t *testing.T) {
+	for domain, ok := range map[string]bool{
+		"cluster.local": true, "Cluster.Local.": true, "x": true, "_x.y-z.0": true,
+		"": false, ".": false, "a..b": false, ".a": false, "a b": false, `a\.b`: false, "ü.de": false,
+		strings.Repeat("x", 64): false, strings.Repeat("x.", 130): false,
+	} {
+		z, err := dns.NewZone(dns.ZoneConfig{Domain: domain})
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", domain, err)
+		}
+		if ok && z.Domain() != strings.ToLower(strings.TrimSuffix(domain, "."))+"." {
+			t.Errorf("%q has become %q", domain, z.Domain())
+		}
+	}
+	if _, err := dns.NewZone(dns.ZoneConfig{Domain: "x", Reverse: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}); err == nil {
+		t.Error("a range with bits of a host is taken")
+	}
+}
+
+// TestReverseRanges: a zone has the names of its ranges, wherever they end, and of
+// no others.
+func TestReverseRanges(t *testing.T) {
+	for _, k := range []struct {
+		ranges, name, soa string // empty: not ours
+	}{
+		{"10.96.0.0/12", "1.0.96.10.in-addr.arpa.", "96.10.in-addr.arpa."},
+		{"10.96.0.0/12", "1.0.111.10.in-addr.arpa.", "111.10.in-addr.arpa."},
+		{"10.96.0.0/12", "111.10.in-addr.arpa.", "111.10.in-addr.arpa."},
+		{"10.96.0.0/12", "1.0.112.10.in-addr.arpa.", ""},
+		{"10.96.0.0/12", "10.in-addr.arpa.", ""},
+		{"10.0.0.0/8", "10.in-addr.arpa.", "10.in-addr.arpa."},
+		{"10.0.0.0/8", "x.10.in-addr.arpa.", "10.in-addr.arpa."},
+		{"0.0.0.0/0", "1.in-addr.arpa.", "1.in-addr.arpa."},
+		{"0.0.0.0/0", "in-addr.arpa.", ""},
+		{"10.244.5.0/26", "63.5.244.10.in-addr.arpa.", "63.5.244.10.in-addr.arpa."},
+		{"10.244.5.0/26", "64.5.244.10.in-addr.arpa.", ""},
+		{"10.244.5.0/26", "5.244.10.in-addr.arpa.", ""},
+		{"fd00:10:96::/112", "f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa."},
+		{"fd00:10:96::/113", "f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa.", "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa."},
+		{"fd00::/8", "D.F.ip6.ARPA.", "D.F.ip6.ARPA."},
+		{"fd00::/8", "f.ip6.arpa.", ""},
+		{"fd00::/8", "1.0.0.127.in-addr.arpa.", ""},
+	} {
+		z, err := dns.NewZone(dns.ZoneConfig{Domain: "cluster.local", TTL: 5, Reverse: []netip.Prefix{netip.MustParsePrefix(k.ranges)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := (&cluster.State{}).Diff(&cluster.State{})
+		a, ours := z.Follow(&c).Answer(dns.Question{Name: k.name, Type: wire.TypePTR, Size: 512})
+		got := ""
+		if ours {
+			got = a.Authority[0].Header().Name
+		}
+		if got != k.soa {
+			t.Errorf("%s with %s: SOA of %q, want %q", k.name, k.ranges, got, k.soa)
+		}
+	}
+}
+
+// TestManyEndpoints: of a service that does not fit any message, each answer has
+// as much as fits, another part each time, and says so.
+func TestManyEndpoints(t *testing.T) {
+	const count = 20000
+	var o cluster.Objects
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Headless: true})
+	for i := range count / 100 {
+		v := &cluster.EndpointSlice{Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: 80}}}
+		v.Namespace, v.Name, v.Labels = "n", fmt.Sprint("s-", i), map[string]string{cluster.LabelServiceName: "s"}
+		for j := range 100 {
+			n := i*100 + j
+			e := cluster.Endpoint{Ready: true, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(n >> 8), byte(n)})}}
+			if n%2 == 0 && n < 10000 {
+				e.Hostname = "twin"
+			}
+			v.Endpoints = append(v.Endpoints, e)
+		}
+		o.Add(v)
+	}
+	z, err := dns.NewZone(dns.ZoneConfig{Domain: "cluster.local", TTL: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := (&cluster.State{}).Diff(o.State())
+	s := dns.NewServer(z.Follow(&all), dns.ServerConfig{})
+	for _, k := range []struct {
+		name     string
+		qtype    uint16
+		datagram bool
+		atLeast  int
+	}{
+		{"s.n.svc.cluster.local.", wire.TypeA, true, 29},
+		{"s.n.svc.cluster.local.", wire.TypeA, false, 4090},
+		{"twin.s.n.svc.cluster.local.", wire.TypeA, true, 28},
+		{"twin.s.n.svc.cluster.local.", wire.TypeA, false, 4090},
+		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, true, 6},
+		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, false, 1000},
+	} {
+		seen := map[string]bool{}
+		most := 0
+		for range 20 {
+			r := s.Reply(t.Context(), question(k.name, k.qtype), netip.AddrPort{}, k.datagram)
+			b, err := r.Pack()
+			if limit := map[bool]int{true: 512, false: 65535}[k.datagram]; err != nil || len(b) > limit || !r.Truncated || len(r.Answer) < k.atLeast {
+				t.Fatalf("%s %d: %d bytes, %d answers, truncated %v, %v", k.name, k.qtype, len(b), len(r.Answer), r.Truncated, err)
+			}
+			most = max(most, len(r.Answer))
+			for _, rr := range r.Answer {
+				seen[rr.String()] = true
+			}
+		}
+		if len(seen) < min(3*most, 4500) {
+			t.Errorf("%s: 20 answers have had %d endpoints, one has %d", k.name, len(seen), most)
+		}
+	}
+}
+
+// TestOneSocket: the two questions that a resolver asks at once from one socket are
+// both answered.
+func TestOneSocket(t *testing.T) {
+	address := serving(t, dns.NewServer(someZone(t), dns.ServerConfig{}))
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	conn := &wire.Conn{Conn: c}
+	for range 50 {
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		a, aaaa := question("web.shop.svc.cluster.local.", wire.TypeA), question("web.shop.svc.cluster.local.", wire.TypeAAAA)
+		for _, m := range []*wire.Msg{a, aaaa} {
+			if err := conn.WriteMsg(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := map[uint16]int{}
+		for range 2 {
+			r, err := conn.ReadMsg()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got[r.Id] = len(r.Answer)
+		}
+		if n, ok := got[aaaa.Id]; got[a.Id] != 1 || !ok || n != 0 {
+			t.Fatal(got)
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package dns
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+
+	wire "github.com/miekg/dns"
+)
+
+// maxUDP is the largest datagram that is sent: one that no path with IPv6's
+// smallest MTU fragments (DNS Flag Day 2020).
+const maxUDP = 1232
+
+// Reply answers a query that was accepted. from is its sender, if that is known,
+// and datagram says that it came over UDP, so that the answer must be as short as
+// its sender wants it. It blocks while the Forwarder is asked, and at no other time.
+func (s *Server) Reply(ctx context.Context, req *wire.Msg, from netip.AddrPort, datagram bool) *wire.Msg {
+	m := new(wire.Msg).SetReply(req)
+	m.RecursionAvailable = s.cfg.Forwarder != nil
+	opt, n := options(req)
+	if opt != nil {
+		answered := &wire.OPT{Hdr: wire.RR_Header{Name: ".", Rrtype: wire.TypeOPT}}
+		answered.SetUDPSize(maxUDP)
+		if opt.Do() {
+			answered.SetDo() // it is copied (RFC 3225 section 3), though nothing is signed
+		}
+		m.Extra = append(m.Extra, answered)
+	}
+	size := wire.MaxMsgSize
+	if datagram {
+		size = wire.MinMsgSize
+		if opt != nil {
+			size = min(max(int(opt.UDPSize()), size), maxUDP)
+		}
+	}
+	if len(req.Question) != 1 { // the header has promised one
+		m.Rcode = wire.RcodeFormatError
+		return m
+	}
+	question := req.Question[0]
+	switch {
+	case n > 1:
+		m.Rcode = wire.RcodeFormatError // RFC 6891 section 6.1.1
+	case opt != nil && opt.Version() != 0:
+		m.Rcode = wire.RcodeBadVers
+	case question.Qclass != wire.ClassINET, question.Qtype == wire.TypeAXFR, question.Qtype == wire.TypeIXFR:
+		m.Rcode = wire.RcodeRefused
+	case question.Qtype == wire.TypeOPT:
+		m.Rcode = wire.RcodeFormatError
+	default:
+		s.resolve(ctx, m, forwarded{Name: question.Name, Type: question.Qtype, flags: flagsOf(req, opt), id: req.Id, from: from}, size)
+	}
+	truncate(m, size)
+	return m
+}
+
+// options returns the message's OPT record, and how many it has.
+func options(m *wire.Msg) (opt *wire.OPT, n int) {
+	for _, r := range m.Extra {
+		if o, ok := r.(*wire.OPT); ok {
+			opt = o
+			n++
+		}
+	}
+	return opt, n
+}
+
+// failure answers a query with nothing but a code.
+func failure(req *wire.Msg, rcode int) *wire.Msg { return new(wire.Msg).SetRcode(req, rcode) }
+
+// resolve fills in the answer: from the zone, by the forwarder, or from both.
+func (s *Server) resolve(ctx context.Context, m *wire.Msg, q forwarded, size int) {
+	a, ours := s.zone.Load().Answer(Question{Name: q.Name, Type: q.Type, Size: size})
+	if !ours {
+		s.ask(ctx, m, q)
+		return
+	}
+	m.Authoritative = a.Rcode != wire.RcodeServerFailure
+	m.Rcode, m.Answer, m.Ns, m.Truncated = a.Rcode, a.Answer, a.Authority, a.More
+	m.Extra = append(a.Extra, m.Extra...)
+	if a.Follow != "" && s.cfg.Forwarder != nil {
+		q.Name = a.Follow
+		s.ask(ctx, m, q)
+	}
+}
+
+// ask adds what the forwarder says.
+func (s *Server) ask(ctx context.Context, m *wire.Msg, q forwarded) {
+	if s.cfg.Forwarder == nil {
+		m.Rcode = wire.RcodeRefused
+		return
+	}
+	r, err := s.cfg.Forwarder.resolve(ctx, q)
+	if err != nil {
+		m.Rcode = rcodeOf(err)
+		return
+	}
+	m.Rcode, m.Truncated = r.Rcode, m.Truncated || r.Truncated
+	m.AuthenticatedData = r.AuthenticatedData && len(m.Answer) == 0
+	for _, rr := range r.Answer {
+		if h := rr.Header(); strings.EqualFold(h.Name, q.Name) {
+			h.Name = q.Name // as it was asked, not as somebody else asked first
+		}
+	}
+	m.Answer = append(m.Answer, r.Answer...)
+	m.Ns = append(m.Ns, r.Ns...)
+	m.Extra = append(r.Extra, m.Extra...)
+}
+
+// truncate cuts a message to a size. What is beside the answer goes without notice
+// (RFC 2181 section 9).
+func truncate(m *wire.Msg, size int) {
+	answers, authority, cut := len(m.Answer), len(m.Ns), m.Truncated
+	m.Truncate(size)
+	m.Truncated = cut || len(m.Answer) < answers || len(m.Ns) < authority
+}
