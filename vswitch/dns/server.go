@@ -124,11 +124,13 @@ func (s *Server) handle(ctx context.Context, w wire.ResponseWriter, req *wire.Ms
 	}
 	from := addrPort(w.RemoteAddr())
 	m := s.Reply(ctx, req, from, datagram)
-	err := w.WriteMsg(m)
-	if err != nil && m.Rcode != wire.RcodeServerFailure {
-		// It could not be packed, or nobody waits for it any more.
+	packed, err := m.Pack()
+	if err != nil {
 		m = failure(req, wire.RcodeServerFailure)
-		err = w.WriteMsg(m)
+		packed, err = m.Pack()
+	}
+	if err == nil {
+		_, err = w.Write(packed)
 	}
 	if s.cfg.Queries != nil {
 		s.log(req, m, from, time.Since(began), err)
@@ -202,17 +204,23 @@ func (l *limited) Accept() (net.Conn, error) {
 }
 
 // counted is a connection of a limited listener. A write ends when its client
-// does not read.
+// does not read, and ends the connection: nothing may follow a message of which
+// only a part was sent.
 type counted struct {
 	net.Conn
 	done func()
 }
 
 func (c *counted) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	err := c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err != nil {
 		return 0, err
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if err != nil {
+		c.Close()
+	}
+	return n, err
 }
 
 func (c *counted) Close() error {

@@ -251,6 +251,45 @@ func TestServerIdle(t *testing.T) {
 	})
 }
 
+// TestServerSlowReader: a client that leaves a part of an answer unread for five
+// seconds loses its connection. What follows would be read as the rest of it.
+func TestServerSlowReader(t *testing.T) {
+	zone := someZone(t)
+	notQuery := question("web.shop.svc.cluster.local.", wire.TypeA)
+	notQuery.Opcode = wire.OpcodeStatus
+	for what, m := range map[string]*wire.Msg{
+		"an answer":            question("many.shop.svc.cluster.local.", wire.TypeA),
+		"the library's answer": notQuery,
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				client, server := net.Pipe()
+				done := make(chan error)
+				go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, newPipes(server)) }()
+				if err := (&wire.Conn{Conn: client}).WriteMsg(m); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(client, make([]byte, 10)); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(6 * time.Second)
+				began := time.Now()
+				if b, err := io.ReadAll(client); len(b) != 0 || err != nil {
+					t.Errorf("%d more bytes, %v", len(b), err)
+				}
+				if took := time.Since(began); took != 0 {
+					t.Errorf("closed %v late", took)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 // pipes is a listener whose connections a test makes.
 type pipes struct {
 	conns  chan net.Conn
