@@ -114,9 +114,8 @@ func (q *forwarded) key() key { return key{strings.ToLower(q.Name), q.Type, q.fl
 
 // flight is a question that is being asked. All who ask the same wait for it.
 type flight struct {
-	done   chan struct{} // closed when result and err are there
+	done   chan struct{} // closed when result is there
 	result *entry
-	err    error
 	// sent is the id and the port of the query that is under way; a query that
 	// comes in with them is that one.
 	sent atomic.Uint32
@@ -196,13 +195,10 @@ func (f *Forwarder) resolve(ctx context.Context, q forwarded) (*wire.Msg, error)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if fl.err != nil {
-		return nil, fl.err
-	}
 	return fl.result.message(time.Now())
 }
 
-// fly asks the upstreams, and keeps what they say.
+// fly asks the upstreams, and keeps what they say, or that they say nothing.
 func (f *Forwarder) fly(fl *flight, q forwarded) {
 	ctx, cancel := context.WithTimeout(f.ctx, resolveTimeout)
 	defer cancel()
@@ -210,14 +206,14 @@ func (f *Forwarder) fly(fl *flight, q forwarded) {
 	if err == nil {
 		fl.result, err = newEntry(m, time.Now())
 	}
-	fl.err = err
+	if err != nil {
+		fl.result = failed(err, time.Now())
+	}
 	k := q.key()
 	f.mu.Lock()
 	if f.flights[k] == fl { // else the upstreams are others now
 		delete(f.flights, k)
-		if err == nil {
-			f.cache.put(k, fl.result)
-		}
+		f.cache.put(k, fl.result)
 	}
 	f.mu.Unlock()
 	close(fl.done)

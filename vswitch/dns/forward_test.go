@@ -324,6 +324,32 @@ func TestForwardDead(t *testing.T) {
 	}
 }
 
+// TestForwardNoAnswerIsRemembered: for a second after nobody has answered, nobody is
+// asked again, unless the upstreams are others.
+func TestForwardNoAnswerIsRemembered(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent, up2: answering("198.51.100.2")}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, f *dns.Forwarder) {
+		dead := func(want time.Duration, asked string) {
+			t.Helper()
+			began := time.Now()
+			expect(t, "nobody answers", text(ask("dead.test.")), "SERVFAIL")
+			if took := time.Since(began); took != want {
+				t.Errorf("it took %v, want %v", took, want)
+			}
+			expect(t, "asked", n.asks(), asked)
+		}
+		both := up1 + " udp dead.test.; " + up1 + " udp dead.test."
+		dead(4*time.Second, both)
+		dead(0, "")
+		time.Sleep(999 * time.Millisecond)
+		dead(0, "")
+		time.Sleep(time.Millisecond)
+		dead(4*time.Second, both)
+		f.SetUpstreams(addrPorts(up2))
+		expect(t, "others", text(ask("dead.test.")), "NOERROR; dead.test. 10 IN A 198.51.100.2")
+	}, up1)
+}
+
 // TestForwardWithoutTCP: where a network lets only UDP pass, a piece of an answer
 // comes, and says that it is one.
 func TestForwardWithoutTCP(t *testing.T) {
