@@ -229,6 +229,55 @@ func TestForward(t *testing.T) {
 	}, up1)
 }
 
+// TestForwardTruncates: TC says that something is missing of what was asked for. A
+// part of the name servers beside an answer would be worse than none.
+func TestForwardTruncates(t *testing.T) {
+	const soa = "test. 900 SOA a. b. 1 2 3 4 600"
+	many := func(format string) (list []string) {
+		for i := range 20 {
+			list = append(list, fmt.Sprintf(format, i))
+		}
+		return list
+	}
+	servers := many("test. 900 NS a-name-of-a-server-%d.test.")
+	answers := map[string]struct {
+		answer    string
+		authority []string
+	}{
+		"answer.test.":   {"answer.test. 10 A 198.51.100.1", servers},
+		"both.test.":     {"both.test. 10 A 198.51.100.1", append([]string{soa}, servers...)},
+		"referral.test.": {"", servers},
+		"none.test.":     {"", append([]string{soa}, servers...)},
+		"fits.test.":     {"fits.test. 10 A 198.51.100.1", servers[:5]},
+	}
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(_ string, q *wire.Msg) []*wire.Msg {
+			a := answers[q.Question[0].Name]
+			return []*wire.Msg{reply(q, 0, a.answer, a.authority...)}
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		for _, k := range []struct {
+			name            string
+			answers, atMost int
+			authority       int
+			truncated       bool
+		}{
+			{"answer.test.", 1, 0, 0, false},
+			{"both.test.", 1, 1, 1, false},
+			{"referral.test.", 0, 19, 5, true},
+			{"none.test.", 0, 20, 5, true},
+			{"fits.test.", 1, 5, 5, false},
+		} {
+			m := ask(k.name)
+			b, err := m.Pack()
+			if err != nil || len(b) > 512 || len(m.Answer) != k.answers || len(m.Ns) < k.authority || len(m.Ns) > k.atMost || m.Truncated != k.truncated {
+				t.Errorf("%s: %d bytes, %d answers, %d in authority, truncated %v, %v", k.name, len(b), len(m.Answer), len(m.Ns), m.Truncated, err)
+			}
+		}
+	}, up1)
+}
+
 func answering(address string) func(string, *wire.Msg) []*wire.Msg {
 	return func(_ string, q *wire.Msg) []*wire.Msg {
 		return []*wire.Msg{reply(q, 0, q.Question[0].Name+" 10 A "+address)}

@@ -108,10 +108,24 @@ func (s *Server) ask(ctx context.Context, m *wire.Msg, q forwarded) {
 	m.Extra = append(r.Extra, m.Extra...)
 }
 
-// truncate cuts a message to a size. What is beside the answer goes without notice
-// (RFC 2181 section 9).
+// truncate cuts a message to a size, and says so if a part of what was asked for is
+// missing: of the answer or, where there is none, of the authority. What is beside
+// an answer goes without notice, and of the authority whole sets, as nobody would
+// know that one is not all of it (RFC 2181 section 9).
 func truncate(m *wire.Msg, size int) {
-	answers, authority, cut := len(m.Answer), len(m.Ns), m.Truncated
+	answers, authority, cut := len(m.Answer), m.Ns, m.Truncated
 	m.Truncate(size)
-	m.Truncated = cut || len(m.Answer) < answers || len(m.Ns) < authority
+	less := len(m.Ns) < len(authority)
+	m.Truncated = cut || len(m.Answer) < answers || answers == 0 && less
+	if !less || m.Truncated {
+		return
+	}
+	missing := authority[len(m.Ns)].Header()
+	for n := len(m.Ns); n > 0; n-- { // records of a set are neighbours
+		h := m.Ns[n-1].Header()
+		if h.Rrtype != missing.Rrtype || !strings.EqualFold(h.Name, missing.Name) {
+			break
+		}
+		m.Ns = m.Ns[:n-1]
+	}
 }
