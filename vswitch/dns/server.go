@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +31,7 @@ const (
 	acceptPause = 10 * time.Millisecond
 	// maxQuery is how many bytes of a datagram are read.
 	maxQuery = 4096
-	// shutdownTimeout is how long those that are being answered may take.
+	// shutdownTimeout is how long what is being answered may take in the end.
 	shutdownTimeout = time.Second
 )
 
@@ -62,26 +64,32 @@ func (s *Server) SetZone(z *Zone) { s.zone.Store(z) }
 func (s *Server) Zone() *Zone { return s.zone.Load() }
 
 // ServePacket answers the datagrams of a socket until ctx is done, and then
-// returns nil. It closes the socket.
+// returns nil. It closes the socket. Questions that are there by then have a second
+// to be answered.
 func (s *Server) ServePacket(ctx context.Context, c net.PacketConn) error {
-	return s.serve(ctx, &wire.Server{PacketConn: c}, true)
+	return s.serve(ctx, &wire.Server{PacketConn: c}, true, func() {})
 }
 
 // ServeListener answers the questions on a listener's connections, as many as
 // each brings, until ctx is done, and then returns nil. It closes the listener and
-// its connections.
+// its connections. Questions that are there by then have a second to be answered.
 func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
-	return s.serve(ctx, &wire.Server{Listener: newLimited(l)}, false)
+	connections := newLimited(l)
+	return s.serve(ctx, &wire.Server{Listener: connections}, false, connections.closeAll)
 }
 
-func (s *Server) serve(ctx context.Context, srv *wire.Server, datagrams bool) error {
+// serve serves until ctx is done. Then it calls hangUp, when no more time is left
+// for what is being answered, and returns when nothing is.
+func (s *Server) serve(ctx context.Context, srv *wire.Server, datagrams bool, hangUp func()) error {
+	answering, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
 	started := make(chan struct{})
 	srv.NotifyStartedFunc = func() { close(started) }
 	srv.UDPSize, srv.MaxTCPQueries = maxQuery, -1
 	srv.ReadTimeout, srv.WriteTimeout = firstTimeout, writeTimeout
 	srv.IdleTimeout = func() time.Duration { return idleTimeout }
 	srv.MsgAcceptFunc = accept
-	srv.Handler = wire.HandlerFunc(func(w wire.ResponseWriter, req *wire.Msg) { s.handle(ctx, w, req, datagrams) })
+	srv.Handler = wire.HandlerFunc(func(w wire.ResponseWriter, req *wire.Msg) { s.handle(answering, w, req, datagrams) })
 	failed := make(chan error, 1)
 	go func() { failed <- srv.ActivateAndServe() }()
 	select {
@@ -94,12 +102,14 @@ func (s *Server) serve(ctx context.Context, srv *wire.Server, datagrams bool) er
 		return err
 	case <-ctx.Done():
 	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-	defer cancel()
+	end, cancelEnd := context.WithTimeout(answering, shutdownTimeout)
+	defer cancelEnd()
 	if err := srv.ShutdownContext(end); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return nil
+	hangUp()
+	cancel()
+	return <-failed
 }
 
 // accept looks at the first twelve bytes of a message.
@@ -176,13 +186,13 @@ func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Add
 // limited is a Listener with so many connections at a time.
 type limited struct {
 	net.Listener
-	free atomic.Int64
+
+	mu   sync.Mutex
+	open map[*counted]struct{}
 }
 
 func newLimited(l net.Listener) *limited {
-	out := &limited{Listener: l}
-	out.free.Store(maxConnections)
-	return out
+	return &limited{Listener: l, open: map[*counted]struct{}{}}
 }
 
 // Accept implements net.Listener.
@@ -195,10 +205,36 @@ func (l *limited) Accept() (net.Conn, error) {
 			}
 			return nil, err
 		}
-		if l.free.Add(-1) >= 0 {
-			return &counted{Conn: c, done: sync.OnceFunc(func() { l.free.Add(1) })}, nil
+		if out := (&counted{Conn: c, listener: l}); l.add(out) {
+			return out, nil
 		}
-		l.free.Add(1)
+		c.Close()
+	}
+}
+
+// add reports whether there is room for a connection.
+func (l *limited) add(c *counted) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.open) == maxConnections {
+		return false
+	}
+	l.open[c] = struct{}{}
+	return true
+}
+
+func (l *limited) remove(c *counted) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.open, c)
+}
+
+// closeAll closes the connections that are open.
+func (l *limited) closeAll() {
+	l.mu.Lock()
+	open := slices.Collect(maps.Keys(l.open))
+	l.mu.Unlock()
+	for _, c := range open {
 		c.Close()
 	}
 }
@@ -208,7 +244,7 @@ func (l *limited) Accept() (net.Conn, error) {
 // only a part was sent.
 type counted struct {
 	net.Conn
-	done func()
+	listener *limited
 }
 
 func (c *counted) Write(b []byte) (int, error) {
@@ -224,6 +260,6 @@ func (c *counted) Write(b []byte) (int, error) {
 }
 
 func (c *counted) Close() error {
-	c.done()
+	c.listener.remove(c)
 	return c.Conn.Close()
 }

@@ -290,6 +290,73 @@ func TestServerSlowReader(t *testing.T) {
 	}
 }
 
+// TestServerEnds: a server that is to end lets what is under way have a second, and
+// returns when there is nothing left: no question that is answered, no connection.
+func TestServerEnds(t *testing.T) {
+	zone := someZone(t)
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(network string, q *wire.Msg) []*wire.Msg {
+			if q.Question[0].Name == "slow.test." {
+				time.Sleep(900 * time.Millisecond)
+				return answering("198.51.100.1")(network, q)
+			}
+			return nil
+		},
+	}}
+	for _, k := range []struct {
+		name string
+		read bool // if the client does
+		want time.Duration
+	}{
+		{"", true, 0}, // the connection is idle
+		{"slow.test.", true, 900 * time.Millisecond},
+		{"dead.test.", true, time.Second},
+		{"web.shop.svc.cluster.local.", false, time.Second},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1)})
+				ctx, cancel := context.WithCancel(t.Context())
+				client, server := net.Pipe()
+				done := make(chan error)
+				go func() {
+					done <- dns.NewServer(zone, dns.ServerConfig{Forwarder: f}).ServeListener(ctx, newPipes(server))
+				}()
+				conn := &wire.Conn{Conn: client}
+				if k.name != "" {
+					if err := conn.WriteMsg(question(k.name, wire.TypeA)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				synctest.Wait()
+				began := time.Now()
+				cancel()
+				if k.name == "slow.test." {
+					if r, err := conn.ReadMsg(); err != nil || len(r.Answer) != 1 {
+						t.Error(r, err)
+					}
+				}
+				if k.read {
+					if b, err := io.ReadAll(client); len(b) != 0 || err != nil {
+						t.Errorf("%d bytes, %v", len(b), err)
+					}
+				}
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took != k.want {
+					t.Errorf("it took %v, want %v", took, k.want)
+				}
+				if b, err := io.ReadAll(client); len(b) != 0 || err != nil {
+					t.Errorf("open in the end: %d bytes, %v", len(b), err)
+				}
+				f.Close()
+				n.wg.Wait()
+			})
+		})
+	}
+}
+
 // pipes is a listener whose connections a test makes.
 type pipes struct {
 	conns  chan net.Conn
