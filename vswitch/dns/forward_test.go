@@ -487,8 +487,53 @@ func TestForwardRefusing(t *testing.T) {
 	}, up1, up2)
 }
 
+// TestForwardShares: those who wait for one name leave room for others, and one
+// address that asks for many leaves room for other addresses.
+func TestForwardShares(t *testing.T) {
+	zone := someZone(t)
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(network string, q *wire.Msg) []*wire.Msg {
+			time.Sleep(time.Second)
+			return answering("198.51.100.1")(network, q)
+		},
+	}}
+	synctest.Test(t, func(t *testing.T) {
+		f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1)})
+		s := dns.NewServer(zone, dns.ServerConfig{Forwarder: f})
+		rcode := func(name string, from netip.Addr) string {
+			m := s.Reply(t.Context(), question(name, wire.TypeA), netip.AddrPortFrom(from, 4000), true)
+			return wire.RcodeToString[m.Rcode]
+		}
+		var wg sync.WaitGroup
+		many := func(name func(i int) string, from func(i int) netip.Addr, count int) {
+			for i := range count {
+				wg.Go(func() { expect(t, "one of many", rcode(name(i), from(i)), "NOERROR") })
+			}
+			synctest.Wait()
+		}
+		one, two := netip.MustParseAddr("192.0.2.101"), netip.MustParseAddr("192.0.2.102")
+		// Two thousand addresses for one name.
+		many(func(int) string { return "same.test." }, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }, 2000)
+		expect(t, "another name", rcode("other.test.", one), "NOERROR")
+		wg.Wait()
+		// One address for many names.
+		many(func(i int) string { return fmt.Sprint(i, ".test.") }, func(int) netip.Addr { return one }, 256)
+		began := time.Now()
+		expect(t, "one more of the same address", rcode("more.test.", one), "SERVFAIL")
+		expect(t, "one more that is asked already", rcode("0.test.", one), "SERVFAIL")
+		if took := time.Since(began); took != 0 {
+			t.Errorf("they had to wait for %v", took)
+		}
+		expect(t, "another address", rcode("more.test.", two), "NOERROR")
+		wg.Wait()
+		expect(t, "when there is room", rcode("less.test.", one), "NOERROR")
+		f.Close()
+		n.wg.Wait()
+	})
+}
+
 // TestForwardFlights: equal questions are asked once, however many wait, and no
-// more than 1,024 wait.
+// more than 1,024 are asked at a time.
 func TestForwardFlights(t *testing.T) {
 	n := &internet{ids: map[uint16]bool{}, resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
 		up1: func(_ string, q *wire.Msg) []*wire.Msg {

@@ -17,9 +17,10 @@ import (
 
 // Limits of a server.
 const (
-	// maxConnections is how many TCP connections a listener has at a time. One
-	// more is closed at once.
-	maxConnections = 512
+	// maxConnections is how many TCP connections a listener has at a time, and
+	// maxConnectionsEach how many from one address. One more is closed at once.
+	maxConnections     = 512
+	maxConnectionsEach = maxConnections / 4
 	// idleTimeout is how long a connection may be without a question, and
 	// firstTimeout until the first one is there (RFC 7766 section 6.2.3).
 	idleTimeout  = 10 * time.Second
@@ -186,13 +187,14 @@ func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Add
 // limited is a Listener with so many connections at a time.
 type limited struct {
 	net.Listener
+	room *shares
 
 	mu   sync.Mutex
 	open map[*counted]struct{}
 }
 
 func newLimited(l net.Listener) *limited {
-	return &limited{Listener: l, open: map[*counted]struct{}{}}
+	return &limited{Listener: l, room: newShares(maxConnections, maxConnectionsEach), open: map[*counted]struct{}{}}
 }
 
 // Accept implements net.Listener.
@@ -205,28 +207,28 @@ func (l *limited) Accept() (net.Conn, error) {
 			}
 			return nil, err
 		}
-		if out := (&counted{Conn: c, listener: l}); l.add(out) {
-			return out, nil
+		from := addrPort(c.RemoteAddr()).Addr()
+		if !l.room.take(from) {
+			c.Close()
+			continue
 		}
-		c.Close()
+		out := &counted{Conn: c, listener: l, from: from}
+		l.mu.Lock()
+		l.open[out] = struct{}{}
+		l.mu.Unlock()
+		return out, nil
 	}
 }
 
-// add reports whether there is room for a connection.
-func (l *limited) add(c *counted) bool {
+// forget makes room for another connection.
+func (l *limited) forget(c *counted) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.open) == maxConnections {
-		return false
-	}
-	l.open[c] = struct{}{}
-	return true
-}
-
-func (l *limited) remove(c *counted) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	_, open := l.open[c]
 	delete(l.open, c)
+	l.mu.Unlock()
+	if open { // it may be closed more than once
+		l.room.release(c.from)
+	}
 }
 
 // closeAll closes the connections that are open.
@@ -245,6 +247,7 @@ func (l *limited) closeAll() {
 type counted struct {
 	net.Conn
 	listener *limited
+	from     netip.Addr
 }
 
 func (c *counted) Write(b []byte) (int, error) {
@@ -260,6 +263,6 @@ func (c *counted) Write(b []byte) (int, error) {
 }
 
 func (c *counted) Close() error {
-	c.listener.remove(c)
+	c.listener.forget(c)
 	return c.Conn.Close()
 }

@@ -388,6 +388,61 @@ func (l *pipes) Close() error {
 
 func (l *pipes) Addr() net.Addr { return &net.TCPAddr{} }
 
+// fromAddr is a connection from some address.
+type fromAddr struct {
+	net.Conn
+	from net.TCPAddr
+}
+
+func (c fromAddr) RemoteAddr() net.Addr { return &c.from }
+
+// TestServerConnectionsOfOne: one address has no more than a quarter of them.
+func TestServerConnectionsOfOne(t *testing.T) {
+	zone := someZone(t)
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		l := newPipes()
+		done := make(chan error)
+		go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, l) }()
+		served := func(from string) (net.Conn, bool) {
+			client, server := net.Pipe()
+			l.conns <- fromAddr{server, net.TCPAddr{IP: net.ParseIP(from), Port: 4000}}
+			conn := &wire.Conn{Conn: client}
+			_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
+			_, err := conn.ReadMsg()
+			return client, err == nil
+		}
+		var first net.Conn
+		for i := range 128 {
+			c, ok := served("192.0.2.1")
+			if !ok {
+				t.Fatalf("connection %d is not served", i+1)
+			}
+			if first == nil {
+				first = c
+			}
+		}
+		if _, ok := served("::ffff:192.0.2.1"); ok {
+			t.Error("connection 129 of one address is served")
+		}
+		if _, ok := served("192.0.2.2"); !ok {
+			t.Error("another address is not served")
+		}
+		first.Close()
+		synctest.Wait()
+		if _, ok := served("192.0.2.1"); !ok {
+			t.Error("one that has gone does not make room")
+		}
+		if _, ok := served("192.0.2.1"); ok {
+			t.Error("one that has gone makes room for two")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestServerConnections: more than 512 connections at a time are not served, but
 // those that go make room.
 func TestServerConnections(t *testing.T) {
