@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,19 +14,10 @@ import (
 
 // Limits of a server.
 const (
-	// maxConnections is how many TCP connections a listener has at a time, and
-	// maxConnectionsEach how many from one address. One more is closed at once.
-	maxConnections     = 512
-	maxConnectionsEach = maxConnections / 4
 	// idleTimeout is how long a connection may be without a question, and
 	// firstTimeout until the first one is there (RFC 7766 section 6.2.3).
 	idleTimeout  = 10 * time.Second
 	firstTimeout = 5 * time.Second
-	// writeTimeout is how long a client may leave an answer in its socket.
-	writeTimeout = 5 * time.Second
-	// acceptPause follows a connection that could not be accepted: there may be
-	// no descriptor left for it, and trying at once does not help.
-	acceptPause = 10 * time.Millisecond
 	// maxQuery is how many bytes of a datagram are read.
 	maxQuery = 4096
 	// shutdownTimeout is how long what is being answered may take in the end.
@@ -127,25 +115,44 @@ func accept(h wire.Header) wire.MsgAcceptAction {
 	return wire.MsgAccept
 }
 
-// handle answers one message.
+// handle answers one message. On a connection, one that upstreams are asked for does
+// not hold up those behind it.
 func (s *Server) handle(ctx context.Context, w wire.ResponseWriter, req *wire.Msg, datagram bool) {
 	var began time.Time
 	if s.cfg.Queries != nil {
 		began = time.Now()
 	}
-	from := addrPort(w.RemoteAddr())
-	m := s.Reply(ctx, req, from, datagram)
+	remote := w.RemoteAddr()
+	from := addrPort(remote)
+	u := s.begin(req, from, datagram)
+	finish := func(write func([]byte) error) {
+		m, err := send(write, req, s.finish(ctx, &u))
+		if s.cfg.Queries != nil {
+			s.log(req, m, from, time.Since(began), err)
+		}
+	}
+	if p, ok := remote.(peer); ok && u.ask {
+		p.conn.later(func() { finish(p.conn.writeMessage) }) // w is for this goroutine alone
+		return
+	}
+	finish(func(b []byte) error {
+		_, err := w.Write(b)
+		return err
+	})
+}
+
+// send packs and writes an answer, or that it cannot be packed. It returns which of
+// the two it was.
+func send(write func([]byte) error, req, m *wire.Msg) (*wire.Msg, error) {
 	packed, err := m.Pack()
 	if err != nil {
 		m = failure(req, wire.RcodeServerFailure)
 		packed, err = m.Pack()
 	}
-	if err == nil {
-		_, err = w.Write(packed)
+	if err != nil {
+		return m, err
 	}
-	if s.cfg.Queries != nil {
-		s.log(req, m, from, time.Since(began), err)
-	}
+	return m, write(packed)
 }
 
 func (s *Server) log(req, m *wire.Msg, from netip.AddrPort, took time.Duration, err error) {
@@ -177,92 +184,11 @@ func addrPort(a net.Addr) netip.AddrPort {
 		return unmapped(a.AddrPort())
 	case *net.TCPAddr:
 		return unmapped(a.AddrPort())
+	case peer:
+		return addrPort(a.Addr)
 	}
 	return netip.AddrPort{}
 }
 
 // unmapped writes an IPv4 address that a socket of both families has seen as one.
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
-
-// limited is a Listener with so many connections at a time.
-type limited struct {
-	net.Listener
-	room *shares
-
-	mu   sync.Mutex
-	open map[*counted]struct{}
-}
-
-func newLimited(l net.Listener) *limited {
-	return &limited{Listener: l, room: newShares(maxConnections, maxConnectionsEach), open: map[*counted]struct{}{}}
-}
-
-// Accept implements net.Listener.
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				time.Sleep(acceptPause)
-			}
-			return nil, err
-		}
-		from := addrPort(c.RemoteAddr()).Addr()
-		if !l.room.take(from) {
-			c.Close()
-			continue
-		}
-		out := &counted{Conn: c, listener: l, from: from}
-		l.mu.Lock()
-		l.open[out] = struct{}{}
-		l.mu.Unlock()
-		return out, nil
-	}
-}
-
-// forget makes room for another connection.
-func (l *limited) forget(c *counted) {
-	l.mu.Lock()
-	_, open := l.open[c]
-	delete(l.open, c)
-	l.mu.Unlock()
-	if open { // it may be closed more than once
-		l.room.release(c.from)
-	}
-}
-
-// closeAll closes the connections that are open.
-func (l *limited) closeAll() {
-	l.mu.Lock()
-	open := slices.Collect(maps.Keys(l.open))
-	l.mu.Unlock()
-	for _, c := range open {
-		c.Close()
-	}
-}
-
-// counted is a connection of a limited listener. A write ends when its client
-// does not read, and ends the connection: nothing may follow a message of which
-// only a part was sent.
-type counted struct {
-	net.Conn
-	listener *limited
-	from     netip.Addr
-}
-
-func (c *counted) Write(b []byte) (int, error) {
-	err := c.SetWriteDeadline(time.Now().Add(writeTimeout))
-	if err != nil {
-		return 0, err
-	}
-	n, err := c.Conn.Write(b)
-	if err != nil {
-		c.Close()
-	}
-	return n, err
-}
-
-func (c *counted) Close() error {
-	c.listener.forget(c)
-	return c.Conn.Close()
-}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -257,8 +258,10 @@ func TestServerSlowReader(t *testing.T) {
 	zone := someZone(t)
 	notQuery := question("web.shop.svc.cluster.local.", wire.TypeA)
 	notQuery.Opcode = wire.OpcodeStatus
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: answering("198.51.100.1")}}
 	for what, m := range map[string]*wire.Msg{
 		"an answer":            question("many.shop.svc.cluster.local.", wire.TypeA),
+		"of an upstream":       question("a.test.", wire.TypeA),
 		"the library's answer": notQuery,
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -266,10 +269,15 @@ func TestServerSlowReader(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				client, server := net.Pipe()
 				done := make(chan error)
-				go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, newPipes(server)) }()
-				if err := (&wire.Conn{Conn: client}).WriteMsg(m); err != nil {
-					t.Fatal(err)
-				}
+				f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1)})
+				go func() {
+					done <- dns.NewServer(zone, dns.ServerConfig{Forwarder: f}).ServeListener(ctx, newPipes(server))
+				}()
+				go func() { // as many as are taken, until the connection is closed
+					conn := &wire.Conn{Conn: client}
+					for conn.WriteMsg(m) == nil {
+					}
+				}()
 				if _, err := io.ReadFull(client, make([]byte, 10)); err != nil {
 					t.Fatal(err)
 				}
@@ -285,9 +293,88 @@ func TestServerSlowReader(t *testing.T) {
 				if err := <-done; err != nil {
 					t.Error(err)
 				}
+				f.Close()
+				n.wg.Wait()
 			})
 		})
 	}
+}
+
+// TestServerPipelines: on one connection, an answer that is there does not wait for
+// one that is not, and what was asked is answered though the client will ask no more.
+func TestServerPipelines(t *testing.T) {
+	zone := someZone(t)
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(network string, q *wire.Msg) []*wire.Msg {
+			var seconds int
+			_, _ = fmt.Sscanf(q.Question[0].Name, "%d.", &seconds)
+			time.Sleep(time.Duration(seconds) * time.Second)
+			return answering("198.51.100.1")(network, q)
+		},
+	}}
+	synctest.Test(t, func(t *testing.T) {
+		f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1)})
+		ctx, cancel := context.WithCancel(t.Context())
+		l := newPipes()
+		done := make(chan error)
+		go func() { done <- dns.NewServer(zone, dns.ServerConfig{Forwarder: f}).ServeListener(ctx, l) }()
+		for _, k := range []struct {
+			questions, want []string
+		}{
+			{[]string{"1.test.", "0.test.", "web.shop.svc.cluster.local."}, []string{"web.shop.svc.cluster.local. 0s", "0.test. 0s", "1.test. 1s"}},
+			{slices.Repeat([]string{"1.slow.test."}, 100), slices.Repeat([]string{"1.slow.test. 1s"}, 100)}, // more than may wait
+		} {
+			client, server := net.Pipe()
+			l.conns <- halfClosing{server}
+			conn := &wire.Conn{Conn: client}
+			began := time.Now()
+			go func() {
+				for _, name := range k.questions {
+					if err := conn.WriteMsg(question(name, wire.TypeA)); err != nil {
+						t.Error(err)
+					}
+				}
+				_, _ = client.Write(endOfQuestions)
+			}()
+			var got []string
+			for {
+				r, err := conn.ReadMsg()
+				if err != nil {
+					break
+				}
+				if len(r.Answer) != 1 {
+					t.Error(r)
+				}
+				got = append(got, fmt.Sprint(r.Question[0].Name, " ", time.Since(began)))
+			}
+			if k.questions[1] != k.questions[0] { // which of the two at 0s is the first is open
+				slices.SortStableFunc(got[:min(2, len(got))], func(a, b string) int { return len(b) - len(a) })
+			}
+			if !slices.Equal(got, k.want) {
+				t.Errorf("%q, want %q", got, k.want)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		f.Close()
+		n.wg.Wait()
+	})
+}
+
+// halfClosing is a connection whose client says that it asks no more with a length
+// that is no message's.
+type halfClosing struct{ net.Conn }
+
+var endOfQuestions = []byte{0xff, 0xff}
+
+func (c halfClosing) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n == 2 && bytes.Equal(b[:2], endOfQuestions) {
+		return 0, io.EOF
+	}
+	return n, err
 }
 
 // TestServerEnds: a server that is to end lets what is under way have a second, and
