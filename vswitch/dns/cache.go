@@ -2,6 +2,7 @@ package dns
 
 import (
 	"container/list"
+	"errors"
 	"slices"
 	"time"
 
@@ -14,16 +15,19 @@ import (
 const (
 	maxPositive = 30 * time.Second
 	maxNegative = 30 * time.Second
-	// failureTTL of what upstreams could not answer (RFC 9520 section 3.2).
+	// failureTTL of what upstreams could not or did not answer (RFC 9520 sections
+	// 2 and 3.2).
 	failureTTL = time.Second
 )
 
 // entryOverhead is about what an entry takes beside its message and name, bytes.
 const entryOverhead = 300
 
-// entry is a message that was received, and does not change.
+// entry is a message that was received, or an error in its place, and does not
+// change.
 type entry struct {
 	packed []byte
+	err    error // then there is no message
 	stored time.Time
 	keep   time.Duration
 }
@@ -39,7 +43,16 @@ func newEntry(m *wire.Msg, now time.Time) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &entry{packed, now, lifetime(m)}, nil
+	return &entry{packed: packed, stored: now, keep: lifetime(m)}, nil
+}
+
+// failed keeps that there was no answer, and of any other error nothing.
+func failed(err error, now time.Time) *entry {
+	e := &entry{err: err, stored: now}
+	if errors.Is(err, ErrNoAnswer) {
+		e.keep = failureTTL
+	}
+	return e
 }
 
 // lifetime is how long a message may be remembered (RFC 2181 section 5.2, RFC 2308
@@ -86,6 +99,9 @@ func answered(m *wire.Msg) bool {
 
 // message returns the message, with TTLs as they are by now.
 func (e *entry) message(now time.Time) (*wire.Msg, error) {
+	if e.err != nil {
+		return nil, e.err
+	}
 	m := new(wire.Msg)
 	if err := m.Unpack(e.packed); err != nil {
 		return nil, err

@@ -20,15 +20,19 @@ const (
 	// resolveTimeout is how long a question may take in all: less than the five
 	// seconds after which resolvers ask again.
 	resolveTimeout = 4 * time.Second
-	// maxWaiting is how many questions may wait for upstreams at a time.
-	maxWaiting = 1024
+	// maxFlights is how many different questions upstreams are asked at a time.
+	maxFlights = 1024
+	// maxWaiting is how many clients' questions may wait for them, which are more
+	// than flights where many ask the same; maxWaitingEach are one address'.
+	maxWaiting     = 16 * maxFlights
+	maxWaitingEach = maxFlights / 4
 	// maxCache is how many bytes of messages are remembered.
 	maxCache = 4 << 20
 )
 
 // Errors of a Forwarder.
 var (
-	// ErrBusy: too many questions wait for upstreams.
+	// ErrBusy: too many questions wait for upstreams, or too many of one client.
 	ErrBusy = errors.New("too many questions wait for upstreams")
 	// ErrLoop: the question was sent by the Forwarder itself.
 	ErrLoop = errors.New("an upstream leads back here")
@@ -62,13 +66,14 @@ type Forwarder struct {
 	dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	log       *slog.Logger
 	upstreams atomic.Pointer[[]*upstream]
-	waiting   atomic.Int32
+	waiting   *shares
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
 	running   sync.WaitGroup
 
-	mu      sync.Mutex // guards flights and cache
+	mu      sync.Mutex // guards what follows
 	flights map[key]*flight
+	flying  int // flights, with those that were forgotten and have not ended
 	cache   cache
 }
 
@@ -114,9 +119,8 @@ func (q *forwarded) key() key { return key{strings.ToLower(q.Name), q.Type, q.fl
 
 // flight is a question that is being asked. All who ask the same wait for it.
 type flight struct {
-	done   chan struct{} // closed when result and err are there
+	done   chan struct{} // closed when result is there
 	result *entry
-	err    error
 	// sent is the id and the port of the query that is under way; a query that
 	// comes in with them is that one.
 	sent atomic.Uint32
@@ -124,7 +128,8 @@ type flight struct {
 
 // NewForwarder returns a Forwarder. Close it in the end.
 func NewForwarder(cfg ForwarderConfig) *Forwarder {
-	f := &Forwarder{dial: cfg.Dial, log: cfg.Log, flights: map[key]*flight{}, cache: newCache(maxCache)}
+	f := &Forwarder{dial: cfg.Dial, log: cfg.Log, waiting: newShares(maxWaiting, maxWaitingEach),
+		flights: map[key]*flight{}, cache: newCache(maxCache)}
 	if f.dial == nil {
 		f.dial = new(net.Dialer).DialContext
 	}
@@ -180,29 +185,26 @@ func (f *Forwarder) resolve(ctx context.Context, q forwarded) (*wire.Msg, error)
 	case fl != nil && fl.sentBy(&q):
 		f.mu.Unlock()
 		return nil, ErrLoop
-	case f.waiting.Add(1) > maxWaiting:
-		f.waiting.Add(-1)
+	case fl == nil && f.flying == maxFlights, !f.waiting.take(q.from.Addr()):
 		f.mu.Unlock()
 		return nil, ErrBusy
 	case fl == nil:
 		fl = &flight{done: make(chan struct{})}
 		f.flights[k] = fl
+		f.flying++
 		f.running.Go(func() { f.fly(fl, q) })
 	}
 	f.mu.Unlock()
-	defer f.waiting.Add(-1)
+	defer f.waiting.release(q.from.Addr())
 	select {
 	case <-fl.done:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if fl.err != nil {
-		return nil, fl.err
-	}
 	return fl.result.message(time.Now())
 }
 
-// fly asks the upstreams, and keeps what they say.
+// fly asks the upstreams, and keeps what they say, or that they say nothing.
 func (f *Forwarder) fly(fl *flight, q forwarded) {
 	ctx, cancel := context.WithTimeout(f.ctx, resolveTimeout)
 	defer cancel()
@@ -210,14 +212,15 @@ func (f *Forwarder) fly(fl *flight, q forwarded) {
 	if err == nil {
 		fl.result, err = newEntry(m, time.Now())
 	}
-	fl.err = err
+	if err != nil {
+		fl.result = failed(err, time.Now())
+	}
 	k := q.key()
 	f.mu.Lock()
+	f.flying--
 	if f.flights[k] == fl { // else the upstreams are others now
 		delete(f.flights, k)
-		if err == nil {
-			f.cache.put(k, fl.result)
-		}
+		f.cache.put(k, fl.result)
 	}
 	f.mu.Unlock()
 	close(fl.done)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -228,123 +227,134 @@ func TestForward(t *testing.T) {
 	}, up1)
 }
 
+// TestForwardTruncates: TC says that something is missing of what was asked for. A
+// part of the name servers beside an answer would be worse than none.
+func TestForwardTruncates(t *testing.T) {
+	const soa = "test. 900 SOA a. b. 1 2 3 4 600"
+	many := func(format string) (list []string) {
+		for i := range 20 {
+			list = append(list, fmt.Sprintf(format, i))
+		}
+		return list
+	}
+	servers := many("test. 900 NS a-name-of-a-server-%d.test.")
+	answers := map[string]struct {
+		answer    string
+		authority []string
+	}{
+		"answer.test.":   {"answer.test. 10 A 198.51.100.1", servers},
+		"both.test.":     {"both.test. 10 A 198.51.100.1", append([]string{soa}, servers...)},
+		"referral.test.": {"", servers},
+		"none.test.":     {"", append([]string{soa}, servers...)},
+		"fits.test.":     {"fits.test. 10 A 198.51.100.1", servers[:5]},
+	}
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(_ string, q *wire.Msg) []*wire.Msg {
+			a := answers[q.Question[0].Name]
+			return []*wire.Msg{reply(q, 0, a.answer, a.authority...)}
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		for _, k := range []struct {
+			name            string
+			answers, atMost int
+			authority       int
+			truncated       bool
+		}{
+			{"answer.test.", 1, 0, 0, false},
+			{"both.test.", 1, 1, 1, false},
+			{"referral.test.", 0, 19, 5, true},
+			{"none.test.", 0, 20, 5, true},
+			{"fits.test.", 1, 5, 5, false},
+		} {
+			m := ask(k.name)
+			b, err := m.Pack()
+			if err != nil || len(b) > 512 || len(m.Answer) != k.answers || len(m.Ns) < k.authority || len(m.Ns) > k.atMost || m.Truncated != k.truncated {
+				t.Errorf("%s: %d bytes, %d answers, %d in authority, truncated %v, %v", k.name, len(b), len(m.Answer), len(m.Ns), m.Truncated, err)
+			}
+		}
+	}, up1)
+}
+
 func answering(address string) func(string, *wire.Msg) []*wire.Msg {
 	return func(_ string, q *wire.Msg) []*wire.Msg {
 		return []*wire.Msg{reply(q, 0, q.Question[0].Name+" 10 A "+address)}
 	}
 }
 
-// silent takes questions and says nothing.
-func silent(string, *wire.Msg) []*wire.Msg { return nil }
-
-// TestForwardFailover: who does not answer is asked last, until it is time to try
-// again.
-func TestForwardFailover(t *testing.T) {
+// TestForwardNoAnswerIsRemembered: for a second after nobody has answered, nobody is
+// asked again, unless the upstreams are others.
+func TestForwardNoAnswerIsRemembered(t *testing.T) {
 	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent, up2: answering("198.51.100.2")}}
-	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
-		took := func(name string) time.Duration {
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, f *dns.Forwarder) {
+		dead := func(want time.Duration, asked string) {
 			t.Helper()
 			began := time.Now()
-			expect(t, name, text(ask(name)), "NOERROR; "+name+" 10 IN A 198.51.100.2")
-			return time.Since(began)
+			expect(t, "nobody answers", text(ask("dead.test.")), "SERVFAIL")
+			if took := time.Since(began); took != want {
+				t.Errorf("it took %v, want %v", took, want)
+			}
+			expect(t, "asked", n.asks(), asked)
 		}
-		expect(t, "the first time", took("a.test.").String(), "2s")
-		expect(t, "asked", n.asks(), up1+" udp a.test.; "+up2+" udp a.test.")
-		expect(t, "then", took("b.test.").String(), "0s")
-		expect(t, "asked", n.asks(), up2+" udp b.test.")
-		time.Sleep(5 * time.Second)
-		expect(t, "after five seconds", took("c.test.").String(), "2s")
-		time.Sleep(5 * time.Second) // down for ten now
-		expect(t, "after five more", took("d.test.").String(), "0s")
-		n.asks()
-		n.mu.Lock()
-		n.resolvers[up1] = answering("198.51.100.1")
-		n.mu.Unlock()
-		time.Sleep(time.Minute)
-		expect(t, "when it is back", text(ask("e.test.")), "NOERROR; e.test. 10 IN A 198.51.100.1")
-		expect(t, "asked", n.asks(), up1+" udp e.test.")
-	}, up1, up2)
-}
-
-// TestForwardDead: when nobody answers, the client is told before it asks again.
-func TestForwardDead(t *testing.T) {
-	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent}}
-	for _, upstreams := range [][]string{{up1}, {up1, up2}, {}} {
-		forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
-			began := time.Now()
-			expect(t, "nobody answers", text(ask("a.test.")), "SERVFAIL")
-			if took := time.Since(began); took >= 5*time.Second {
-				t.Errorf("it took %v", took)
-			}
-			expect(t, "a service that stands for it", text(ask("out.shop.svc.cluster.local.")), "SERVFAIL; out.shop.svc.cluster.local. 5 IN CNAME www.example.test.")
-		}, upstreams...)
-	}
-}
-
-// TestForwardWithoutTCP: where a network lets only UDP pass, a piece of an answer
-// comes, and says that it is one.
-func TestForwardWithoutTCP(t *testing.T) {
-	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
-		up1: func(network string, q *wire.Msg) []*wire.Msg {
-			if network == "tcp" {
-				return nil
-			}
-			m := reply(q, 0, q.Question[0].Name+" 10 A 198.51.100.1")
-			m.Truncated = true
-			return []*wire.Msg{m}
-		},
-	}}
-	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
-		for range 2 {
-			m := ask("a.test.")
-			expect(t, "a piece", text(m), "NOERROR; a.test. 10 IN A 198.51.100.1")
-			if !m.Truncated {
-				t.Error("it does not say that it is a piece")
-			}
-			expect(t, "asked, as pieces are not remembered", n.asks(), up1+" udp a.test.; "+up1+" tcp a.test.")
-		}
+		both := up1 + " udp dead.test.; " + up1 + " udp dead.test."
+		dead(4*time.Second, both)
+		dead(0, "")
+		time.Sleep(999 * time.Millisecond)
+		dead(0, "")
+		time.Sleep(time.Millisecond)
+		dead(4*time.Second, both)
+		f.SetUpstreams(addrPorts(up2))
+		expect(t, "others", text(ask("dead.test.")), "NOERROR; dead.test. 10 IN A 198.51.100.2")
 	}, up1)
 }
 
-// TestForwardLogs: an upstream that goes, and comes back, is news once.
-func TestForwardLogs(t *testing.T) {
-	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{up1: silent}}
+// TestForwardShares: those who wait for one name leave room for others, and one
+// address that asks for many leaves room for other addresses.
+func TestForwardShares(t *testing.T) {
 	zone := someZone(t)
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(network string, q *wire.Msg) []*wire.Msg {
+			time.Sleep(time.Second)
+			return answering("198.51.100.1")(network, q)
+		},
+	}}
 	synctest.Test(t, func(t *testing.T) {
-		var b strings.Builder
-		f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1), Log: slog.New(slog.NewTextHandler(&b, nil))})
+		f := dns.NewForwarder(dns.ForwarderConfig{Dial: n.dial, Upstreams: addrPorts(up1)})
 		s := dns.NewServer(zone, dns.ServerConfig{Forwarder: f})
-		for i := range 6 {
-			if i == 3 {
-				n.mu.Lock()
-				n.resolvers[up1] = answering("198.51.100.1")
-				n.mu.Unlock()
-			}
-			s.Reply(t.Context(), question(fmt.Sprint(i, ".test."), wire.TypeA), netip.AddrPort{}, true)
+		rcode := func(name string, from netip.Addr) string {
+			m := s.Reply(t.Context(), question(name, wire.TypeA), netip.AddrPortFrom(from, 4000), true)
+			return wire.RcodeToString[m.Rcode]
 		}
+		var wg sync.WaitGroup
+		many := func(name func(i int) string, from func(i int) netip.Addr, count int) {
+			for i := range count {
+				wg.Go(func() { expect(t, "one of many", rcode(name(i), from(i)), "NOERROR") })
+			}
+			synctest.Wait()
+		}
+		one, two := netip.MustParseAddr("192.0.2.101"), netip.MustParseAddr("192.0.2.102")
+		// Two thousand addresses for one name.
+		many(func(int) string { return "same.test." }, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }, 2000)
+		expect(t, "another name", rcode("other.test.", one), "NOERROR")
+		wg.Wait()
+		// One address for many names.
+		many(func(i int) string { return fmt.Sprint(i, ".test.") }, func(int) netip.Addr { return one }, 256)
+		began := time.Now()
+		expect(t, "one more of the same address", rcode("more.test.", one), "SERVFAIL")
+		expect(t, "one more that is asked already", rcode("0.test.", one), "SERVFAIL")
+		if took := time.Since(began); took != 0 {
+			t.Errorf("they had to wait for %v", took)
+		}
+		expect(t, "another address", rcode("more.test.", two), "NOERROR")
+		wg.Wait()
+		expect(t, "when there is room", rcode("less.test.", one), "NOERROR")
 		f.Close()
 		n.wg.Wait()
-		if got := b.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "does not answer") || !strings.Contains(got, "answers again") {
-			t.Error(got)
-		}
 	})
 }
 
-// TestForwardRefusing: what one upstream cannot do another one may.
-func TestForwardRefusing(t *testing.T) {
-	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
-		up1: func(_ string, q *wire.Msg) []*wire.Msg { return []*wire.Msg{reply(q, wire.RcodeRefused, "")} },
-		up2: answering("198.51.100.2"),
-	}}
-	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, f *dns.Forwarder) {
-		expect(t, "the second one", text(ask("a.test.")), "NOERROR; a.test. 10 IN A 198.51.100.2")
-		f.SetUpstreams([]netip.AddrPort{netip.MustParseAddrPort(up1)})
-		expect(t, "nobody else; what the other one said is forgotten", text(ask("a.test.")), "REFUSED")
-	}, up1, up2)
-}
-
 // TestForwardFlights: equal questions are asked once, however many wait, and no
-// more than 1,024 wait.
+// more than 1,024 are asked at a time.
 func TestForwardFlights(t *testing.T) {
 	n := &internet{ids: map[uint16]bool{}, resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
 		up1: func(_ string, q *wire.Msg) []*wire.Msg {

@@ -16,6 +16,20 @@ const maxUDP = 1232
 // and datagram says that it came over UDP, so that the answer must be as short as
 // its sender wants it. It blocks while the Forwarder is asked, and at no other time.
 func (s *Server) Reply(ctx context.Context, req *wire.Msg, from netip.AddrPort, datagram bool) *wire.Msg {
+	u := s.begin(req, from, datagram)
+	return s.finish(ctx, &u)
+}
+
+// unfinished is an answer as far as it is there without asking others.
+type unfinished struct {
+	m    *wire.Msg
+	size int // bytes that its client takes
+	ask  bool
+	q    forwarded // what the Forwarder is to be asked, if ask
+}
+
+// begin makes what can be made of an answer at once.
+func (s *Server) begin(req *wire.Msg, from netip.AddrPort, datagram bool) unfinished {
 	m := new(wire.Msg).SetReply(req)
 	m.RecursionAvailable = s.cfg.Forwarder != nil
 	opt, n := options(req)
@@ -34,9 +48,10 @@ func (s *Server) Reply(ctx context.Context, req *wire.Msg, from netip.AddrPort, 
 			size = min(max(int(opt.UDPSize()), size), maxUDP)
 		}
 	}
+	u := unfinished{m: m, size: size}
 	if len(req.Question) != 1 { // the header has promised one
 		m.Rcode = wire.RcodeFormatError
-		return m
+		return u
 	}
 	question := req.Question[0]
 	switch {
@@ -49,10 +64,19 @@ func (s *Server) Reply(ctx context.Context, req *wire.Msg, from netip.AddrPort, 
 	case question.Qtype == wire.TypeOPT:
 		m.Rcode = wire.RcodeFormatError
 	default:
-		s.resolve(ctx, m, forwarded{Name: question.Name, Type: question.Qtype, flags: flagsOf(req, opt), id: req.Id, from: from}, size)
+		u.q = forwarded{Name: question.Name, Type: question.Qtype, flags: flagsOf(req, opt), id: req.Id, from: from}
+		s.fromZone(&u)
 	}
-	truncate(m, size)
-	return m
+	return u
+}
+
+// finish makes the rest of it.
+func (s *Server) finish(ctx context.Context, u *unfinished) *wire.Msg {
+	if u.ask {
+		s.ask(ctx, u.m, u.q)
+	}
+	truncate(u.m, u.size)
+	return u.m
 }
 
 // options returns the message's OPT record, and how many it has.
@@ -69,28 +93,27 @@ func options(m *wire.Msg) (opt *wire.OPT, n int) {
 // failure answers a query with nothing but a code.
 func failure(req *wire.Msg, rcode int) *wire.Msg { return new(wire.Msg).SetRcode(req, rcode) }
 
-// resolve fills in the answer: from the zone, by the forwarder, or from both.
-func (s *Server) resolve(ctx context.Context, m *wire.Msg, q forwarded, size int) {
-	a, ours := s.zone.Load().Answer(Question{Name: q.Name, Type: q.Type, Size: size})
+// fromZone fills in what the zone says, and whether the forwarder is to be asked, for
+// all of it or for the rest.
+func (s *Server) fromZone(u *unfinished) {
+	m := u.m
+	a, ours := s.zone.Load().Answer(Question{Name: u.q.Name, Type: u.q.Type, Size: u.size})
 	if !ours {
-		s.ask(ctx, m, q)
+		if u.ask = s.cfg.Forwarder != nil; !u.ask {
+			m.Rcode = wire.RcodeRefused
+		}
 		return
 	}
 	m.Authoritative = a.Rcode != wire.RcodeServerFailure
 	m.Rcode, m.Answer, m.Ns, m.Truncated = a.Rcode, a.Answer, a.Authority, a.More
 	m.Extra = append(a.Extra, m.Extra...)
 	if a.Follow != "" && s.cfg.Forwarder != nil {
-		q.Name = a.Follow
-		s.ask(ctx, m, q)
+		u.ask, u.q.Name = true, a.Follow
 	}
 }
 
 // ask adds what the forwarder says.
 func (s *Server) ask(ctx context.Context, m *wire.Msg, q forwarded) {
-	if s.cfg.Forwarder == nil {
-		m.Rcode = wire.RcodeRefused
-		return
-	}
 	r, err := s.cfg.Forwarder.resolve(ctx, q)
 	if err != nil {
 		m.Rcode = rcodeOf(err)
@@ -108,10 +131,24 @@ func (s *Server) ask(ctx context.Context, m *wire.Msg, q forwarded) {
 	m.Extra = append(r.Extra, m.Extra...)
 }
 
-// truncate cuts a message to a size. What is beside the answer goes without notice
-// (RFC 2181 section 9).
+// truncate cuts a message to a size, and says so if a part of what was asked for is
+// missing: of the answer or, where there is none, of the authority. What is beside
+// an answer goes without notice, and of the authority whole sets, as nobody would
+// know that one is not all of it (RFC 2181 section 9).
 func truncate(m *wire.Msg, size int) {
-	answers, authority, cut := len(m.Answer), len(m.Ns), m.Truncated
+	answers, authority, cut := len(m.Answer), m.Ns, m.Truncated
 	m.Truncate(size)
-	m.Truncated = cut || len(m.Answer) < answers || len(m.Ns) < authority
+	less := len(m.Ns) < len(authority)
+	m.Truncated = cut || len(m.Answer) < answers || answers == 0 && less
+	if !less || m.Truncated {
+		return
+	}
+	missing := authority[len(m.Ns)].Header()
+	for n := len(m.Ns); n > 0; n-- { // records of a set are neighbours
+		h := m.Ns[n-1].Header()
+		if h.Rrtype != missing.Rrtype || !strings.EqualFold(h.Name, missing.Name) {
+			break
+		}
+		m.Ns = m.Ns[:n-1]
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,21 +14,13 @@ import (
 
 // Limits of a server.
 const (
-	// maxConnections is how many TCP connections a listener has at a time. One
-	// more is closed at once.
-	maxConnections = 512
 	// idleTimeout is how long a connection may be without a question, and
 	// firstTimeout until the first one is there (RFC 7766 section 6.2.3).
 	idleTimeout  = 10 * time.Second
 	firstTimeout = 5 * time.Second
-	// writeTimeout is how long a client may leave an answer in its socket.
-	writeTimeout = 5 * time.Second
-	// acceptPause follows a connection that could not be accepted: there may be
-	// no descriptor left for it, and trying at once does not help.
-	acceptPause = 10 * time.Millisecond
 	// maxQuery is how many bytes of a datagram are read.
 	maxQuery = 4096
-	// shutdownTimeout is how long those that are being answered may take.
+	// shutdownTimeout is how long what is being answered may take in the end.
 	shutdownTimeout = time.Second
 )
 
@@ -62,26 +53,32 @@ func (s *Server) SetZone(z *Zone) { s.zone.Store(z) }
 func (s *Server) Zone() *Zone { return s.zone.Load() }
 
 // ServePacket answers the datagrams of a socket until ctx is done, and then
-// returns nil. It closes the socket.
+// returns nil. It closes the socket. Questions that are there by then have a second
+// to be answered.
 func (s *Server) ServePacket(ctx context.Context, c net.PacketConn) error {
-	return s.serve(ctx, &wire.Server{PacketConn: c}, true)
+	return s.serve(ctx, &wire.Server{PacketConn: c}, true, func() {})
 }
 
 // ServeListener answers the questions on a listener's connections, as many as
 // each brings, until ctx is done, and then returns nil. It closes the listener and
-// its connections.
+// its connections. Questions that are there by then have a second to be answered.
 func (s *Server) ServeListener(ctx context.Context, l net.Listener) error {
-	return s.serve(ctx, &wire.Server{Listener: newLimited(l)}, false)
+	connections := newLimited(l)
+	return s.serve(ctx, &wire.Server{Listener: connections}, false, connections.closeAll)
 }
 
-func (s *Server) serve(ctx context.Context, srv *wire.Server, datagrams bool) error {
+// serve serves until ctx is done. Then it calls hangUp, when no more time is left
+// for what is being answered, and returns when nothing is.
+func (s *Server) serve(ctx context.Context, srv *wire.Server, datagrams bool, hangUp func()) error {
+	answering, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
 	started := make(chan struct{})
 	srv.NotifyStartedFunc = func() { close(started) }
 	srv.UDPSize, srv.MaxTCPQueries = maxQuery, -1
 	srv.ReadTimeout, srv.WriteTimeout = firstTimeout, writeTimeout
 	srv.IdleTimeout = func() time.Duration { return idleTimeout }
 	srv.MsgAcceptFunc = accept
-	srv.Handler = wire.HandlerFunc(func(w wire.ResponseWriter, req *wire.Msg) { s.handle(ctx, w, req, datagrams) })
+	srv.Handler = wire.HandlerFunc(func(w wire.ResponseWriter, req *wire.Msg) { s.handle(answering, w, req, datagrams) })
 	failed := make(chan error, 1)
 	go func() { failed <- srv.ActivateAndServe() }()
 	select {
@@ -94,12 +91,14 @@ func (s *Server) serve(ctx context.Context, srv *wire.Server, datagrams bool) er
 		return err
 	case <-ctx.Done():
 	}
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-	defer cancel()
+	end, cancelEnd := context.WithTimeout(answering, shutdownTimeout)
+	defer cancelEnd()
 	if err := srv.ShutdownContext(end); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return nil
+	hangUp()
+	cancel()
+	return <-failed
 }
 
 // accept looks at the first twelve bytes of a message.
@@ -116,23 +115,44 @@ func accept(h wire.Header) wire.MsgAcceptAction {
 	return wire.MsgAccept
 }
 
-// handle answers one message.
+// handle answers one message. On a connection, one that upstreams are asked for does
+// not hold up those behind it.
 func (s *Server) handle(ctx context.Context, w wire.ResponseWriter, req *wire.Msg, datagram bool) {
 	var began time.Time
 	if s.cfg.Queries != nil {
 		began = time.Now()
 	}
-	from := addrPort(w.RemoteAddr())
-	m := s.Reply(ctx, req, from, datagram)
-	err := w.WriteMsg(m)
-	if err != nil && m.Rcode != wire.RcodeServerFailure {
-		// It could not be packed, or nobody waits for it any more.
+	remote := w.RemoteAddr()
+	from := addrPort(remote)
+	u := s.begin(req, from, datagram)
+	finish := func(write func([]byte) error) {
+		m, err := send(write, req, s.finish(ctx, &u))
+		if s.cfg.Queries != nil {
+			s.log(req, m, from, time.Since(began), err)
+		}
+	}
+	if p, ok := remote.(peer); ok && u.ask {
+		p.conn.later(func() { finish(p.conn.writeMessage) }) // w is for this goroutine alone
+		return
+	}
+	finish(func(b []byte) error {
+		_, err := w.Write(b)
+		return err
+	})
+}
+
+// send packs and writes an answer, or that it cannot be packed. It returns which of
+// the two it was.
+func send(write func([]byte) error, req, m *wire.Msg) (*wire.Msg, error) {
+	packed, err := m.Pack()
+	if err != nil {
 		m = failure(req, wire.RcodeServerFailure)
-		err = w.WriteMsg(m)
+		packed, err = m.Pack()
 	}
-	if s.cfg.Queries != nil {
-		s.log(req, m, from, time.Since(began), err)
+	if err != nil {
+		return m, err
 	}
+	return m, write(packed)
 }
 
 func (s *Server) log(req, m *wire.Msg, from netip.AddrPort, took time.Duration, err error) {
@@ -164,58 +184,11 @@ func addrPort(a net.Addr) netip.AddrPort {
 		return unmapped(a.AddrPort())
 	case *net.TCPAddr:
 		return unmapped(a.AddrPort())
+	case peer:
+		return addrPort(a.Addr)
 	}
 	return netip.AddrPort{}
 }
 
 // unmapped writes an IPv4 address that a socket of both families has seen as one.
 func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
-
-// limited is a Listener with so many connections at a time.
-type limited struct {
-	net.Listener
-	free atomic.Int64
-}
-
-func newLimited(l net.Listener) *limited {
-	out := &limited{Listener: l}
-	out.free.Store(maxConnections)
-	return out
-}
-
-// Accept implements net.Listener.
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				time.Sleep(acceptPause)
-			}
-			return nil, err
-		}
-		if l.free.Add(-1) >= 0 {
-			return &counted{Conn: c, done: sync.OnceFunc(func() { l.free.Add(1) })}, nil
-		}
-		l.free.Add(1)
-		c.Close()
-	}
-}
-
-// counted is a connection of a limited listener. A write ends when its client
-// does not read.
-type counted struct {
-	net.Conn
-	done func()
-}
-
-func (c *counted) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *counted) Close() error {
-	c.done()
-	return c.Conn.Close()
-}

@@ -3,15 +3,12 @@ package dns_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	wire "github.com/miekg/dns"
@@ -177,148 +174,6 @@ func TestServerTruncates(t *testing.T) {
 	if r.Truncated || len(r.Answer) != 200 || len(r.Extra) != 200 {
 		t.Errorf("SRV over TCP: %d answers and %d beside, truncated %v", len(r.Answer), len(r.Extra), r.Truncated)
 	}
-}
-
-// TestServerConnection: questions come one behind the other on one connection, in
-// pieces, and are answered in order.
-func TestServerConnection(t *testing.T) {
-	address := serving(t, dns.NewServer(someZone(t), dns.ServerConfig{}))
-	c, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-	var sent bytes.Buffer
-	var ids []uint16
-	for range 300 {
-		m := question("web.shop.svc.cluster.local.", wire.TypeA)
-		b, _ := m.Pack()
-		_ = binary.Write(&sent, binary.BigEndian, uint16(len(b)))
-		sent.Write(b)
-		ids = append(ids, m.Id)
-	}
-	go func() {
-		for piece := range slices.Chunk(sent.Bytes(), 1001) {
-			if _, err := c.Write(piece); err != nil {
-				t.Error(err)
-			}
-		}
-	}()
-	conn := &wire.Conn{Conn: c}
-	for i, id := range ids {
-		r, err := conn.ReadMsg()
-		if err != nil || r.Id != id || len(r.Answer) != 1 {
-			t.Fatalf("answer %d: %v, %v", i, r, err)
-		}
-	}
-}
-
-// TestServerIdle: a connection without questions is closed, and so is one that
-// never asks.
-func TestServerIdle(t *testing.T) {
-	zone := someZone(t)
-	synctest.Test(t, func(t *testing.T) {
-		for _, asks := range []bool{true, false} {
-			ctx, cancel := context.WithCancel(t.Context())
-			client, server := net.Pipe()
-			done := make(chan error)
-			go func() {
-				done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, newPipes(server))
-			}()
-			began := time.Now()
-			want := 5 * time.Second
-			if asks {
-				time.Sleep(3 * time.Second)
-				conn := &wire.Conn{Conn: client}
-				_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
-				if r, err := conn.ReadMsg(); err != nil || len(r.Answer) != 1 {
-					t.Error(r, err)
-				}
-				want = 13 * time.Second
-			}
-			if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-				t.Error(err)
-			}
-			if took := time.Since(began); took != want {
-				t.Errorf("closed after %v, want %v", took, want)
-			}
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		}
-	})
-}
-
-// pipes is a listener whose connections a test makes.
-type pipes struct {
-	conns  chan net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func newPipes(conns ...net.Conn) *pipes {
-	l := &pipes{conns: make(chan net.Conn, 1000), closed: make(chan struct{})}
-	for _, c := range conns {
-		l.conns <- c
-	}
-	return l
-}
-
-func (l *pipes) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipes) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
-}
-
-func (l *pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-// TestServerConnections: more than 512 connections at a time are not served, but
-// those that go make room.
-func TestServerConnections(t *testing.T) {
-	zone := someZone(t)
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		l := newPipes()
-		done := make(chan error)
-		go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, l) }()
-		var open []net.Conn
-		served := func() bool {
-			client, server := net.Pipe()
-			l.conns <- server
-			open = append(open, client)
-			conn := &wire.Conn{Conn: client}
-			_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
-			_, err := conn.ReadMsg()
-			return err == nil
-		}
-		for i := range 512 {
-			if !served() {
-				t.Fatalf("connection %d is not served", i+1)
-			}
-		}
-		if served() {
-			t.Error("connection 513 is served")
-		}
-		open[7].Close()
-		synctest.Wait()
-		if !served() || served() {
-			t.Error("one that has gone does not make room for one")
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // TestServerBeforeSync: as long as nothing is known, nothing is denied.

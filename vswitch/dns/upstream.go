@@ -1,14 +1,14 @@
 package dns
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	wire "github.com/miekg/dns"
@@ -18,51 +18,94 @@ import (
 const (
 	// minAttempt is how long one of them has to answer at least.
 	minAttempt = 500 * time.Millisecond
-	// An upstream that did not answer is asked after all others, for a time that
-	// doubles whenever it does not again.
+	// maxUnanswered is how many names, with no answer in between, an upstream
+	// may leave unanswered before it is down. One name alone may time out
+	// because of those who serve it.
+	maxUnanswered = 3
+	// An upstream that is down is asked after all others, for a time that
+	// doubles whenever it does not answer again.
 	minDown = 5 * time.Second
 	maxDown = time.Minute
+	// logEvery is how often it is said of an upstream that it is down, at most.
+	logEvery = time.Minute
 )
 
 // upstream is a resolver.
 type upstream struct {
-	addr   netip.AddrPort
-	failed atomic.Int32 // attempts in a row
-	until  atomic.Int64 // when it is trusted again, Unix nanoseconds
+	addr netip.AddrPort
+
+	mu         sync.Mutex // guards what follows
+	unanswered []string   // names since the last answer, while it is not down
+	failed     int        // how often in a row it was found to be down
+	until      time.Time  // when it is trusted again
+	told       bool       // the log says that it is down
+	toldAt     time.Time
 }
 
 // answered notes that u works.
 func (f *Forwarder) answered(u *upstream) {
-	u.until.Store(0)
-	if u.failed.Swap(0) > 0 && f.log != nil {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.unanswered, u.failed, u.until = nil, 0, time.Time{}
+	if u.told {
+		u.told = false
 		f.log.Info("upstream answers again", "upstream", u.addr)
 	}
 }
 
-// silent notes that u does not.
-func (f *Forwarder) silent(u *upstream, err error) {
-	n, down := u.failed.Add(1), maxDown
-	if n < 8 {
-		down = min(maxDown, minDown<<(n-1))
+// silent notes that u has not answered. It is down if it could not be reached, or
+// if that was so for several names.
+func (f *Forwarder) silent(u *upstream, name string, err error) {
+	now := time.Now()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.failed == 0 && timedOut(err) {
+		if name = strings.ToLower(name); !slices.Contains(u.unanswered, name) {
+			u.unanswered = append(u.unanswered, name)
+		}
+		if len(u.unanswered) < maxUnanswered {
+			return
+		}
 	}
-	u.until.Store(time.Now().Add(down).UnixNano())
-	if n == 1 && f.log != nil {
+	u.unanswered = nil
+	u.failed++
+	down := maxDown
+	if u.failed < 8 {
+		down = min(maxDown, minDown<<(u.failed-1))
+	}
+	u.until = now.Add(down)
+	if f.log != nil && !u.told && (u.toldAt.IsZero() || now.Sub(u.toldAt) >= logEvery) {
+		u.told, u.toldAt = true, now
 		f.log.Warn("upstream does not answer", "upstream", u.addr, "err", err)
 	}
 }
 
+// timedOut reports whether nothing came, as opposed to an error of the socket: a
+// port that is closed, no route.
+func timedOut(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// down is until when u is asked after the others; zero: it is not.
+func (u *upstream) down(now time.Time) time.Time {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.until.After(now) {
+		return u.until
+	}
+	return time.Time{}
+}
+
 // inOrder returns the upstreams as they are to be asked: those that answer in
-// order of preference, then those that did not, the ones first whose time is over
+// order of preference, then those that are down, the ones first whose time is over
 // first.
 func (f *Forwarder) inOrder(now time.Time) []*upstream {
 	list := slices.Clone(*f.upstreams.Load())
-	down := func(u *upstream) int64 {
-		if until := u.until.Load(); until > now.UnixNano() {
-			return until
-		}
-		return 0
+	down := make(map[*upstream]time.Time, len(list))
+	for _, u := range list {
+		down[u] = u.down(now)
 	}
-	slices.SortStableFunc(list, func(a, b *upstream) int { return cmp.Compare(down(a), down(b)) })
+	slices.SortStableFunc(list, func(a, b *upstream) int { return down[a].Compare(down[b]) })
 	return list
 }
 
@@ -89,7 +132,7 @@ func (f *Forwarder) askAll(ctx context.Context, fl *flight, q *forwarded) (*wire
 		case f.ctx.Err() != nil:
 			return nil, f.ctx.Err()
 		case err != nil:
-			f.silent(u, err)
+			f.silent(u, q.Name, err)
 			errs = append(errs, fmt.Errorf("%s: %w", u.addr, err))
 		case m.Rcode == wire.RcodeSuccess || m.Rcode == wire.RcodeNameError:
 			f.answered(u)
