@@ -425,11 +425,13 @@ func TestPolicyEnforced(t *testing.T) {
 			web := g.attach("web", "10.244.1.20")
 			serveTCP(t, web.NetNS)
 			heard := listenUDP(t, web.NetNS)
+			from := net.UDPAddr{Port: 20000}
 			once := func(none bool) error {
 				before := heard.count(friend.IPs[0])
-				for range 20 { // each the first of a flow
+				for range 20 { // each the first of a flow, and so from a port that none was from
+					from.Port++
 					if err := netns.Do(friend.NetNS, func() error {
-						c, err := net.Dial("udp4", fmt.Sprintf("10.244.1.20:%d", udpPort))
+						c, err := net.DialUDP("udp4", &from, &net.UDPAddr{IP: net.IPv4(10, 244, 1, 20), Port: udpPort})
 						if err != nil {
 							return err
 						}
