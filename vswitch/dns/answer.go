@@ -90,6 +90,9 @@ func (q *lookup) find(apex zoneApex) bool {
 		return false
 	case len(q.name) == apex.length:
 		q.apex(apex)
+		if apex.reverse { // the whole address, where a range ends within its last label
+			q.reverse()
+		}
 		return true
 	case apex.reverse:
 		return q.reverse()

@@ -110,6 +110,46 @@ func TestReverseRanges(t *testing.T) {
 	}
 }
 
+// TestReverseNarrow: where a range ends within the last label, each address is a
+// zone of its own, and has its name as well.
+func TestReverseNarrow(t *testing.T) {
+	for _, k := range []struct {
+		ranges, address string
+		apex            bool   // the address is a zone
+		next            string // what is said of the next address, which nobody has
+	}{
+		{"10.96.0.0/28", "10.96.0.5", true, "NOERROR\n+ "},
+		{"10.96.0.5/32", "10.96.0.5", true, "not ours"},
+		{"10.96.0.0/24", "10.96.0.5", false, "NXDOMAIN\n+ "},
+		{"fd00:10:96::/125", "fd00:10:96::5", true, "NOERROR\n+ "},
+		{"fd00:10:96::5/128", "fd00:10:96::5", true, "not ours"},
+		{"fd00:10:96::/124", "fd00:10:96::5", false, "NXDOMAIN\n+ "},
+	} {
+		var o cluster.Objects
+		o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, ClusterIPs: []netip.Addr{netip.MustParseAddr(k.address)}})
+		z := zoneOf(t, o.State(), []netip.Prefix{netip.MustParsePrefix(k.ranges)})
+		name, err := wire.ReverseAddr(k.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := dig(z, name, "PTR"), "NOERROR\n"+name+" PTR s.n.svc.cluster.local.\n"; got != want {
+			t.Errorf("%s in %s: %q, want %q", k.address, k.ranges, got, want)
+		}
+		if got := dig(z, name, "A"); !strings.HasPrefix(got, "NOERROR\n+ ") {
+			t.Errorf("%s in %s, A: %q", k.address, k.ranges, got)
+		}
+		for qtype, record := range map[string]string{"SOA": " SOA ns.dns.", "NS": " NS ns.dns."} {
+			if got := dig(z, name, qtype); strings.Contains(got, "\n"+name+record) != k.apex {
+				t.Errorf("%s in %s, %s: %q", k.address, k.ranges, qtype, got)
+			}
+		}
+		next, _ := wire.ReverseAddr(netip.MustParseAddr(k.address).Next().String())
+		if got := dig(z, next, "PTR"); !strings.HasPrefix(got, k.next) {
+			t.Errorf("%s in %s: %q, want %q", next, k.ranges, got, k.next)
+		}
+	}
+}
+
 // TestManyEndpoints: of a service that does not fit any message, each answer has
 // as much as fits, another part each time, and says so.
 func TestManyEndpoints(t *testing.T) {
