@@ -122,10 +122,10 @@ func (q *lookup) forward(labels string) bool {
 	rest, last := cut(labels)
 	rest, namespace := cut(rest)
 	switch {
-	case last != "svc" && last != "pod" || !q.zone.hasNamespace(namespace):
+	case last != "svc" && last != "pod":
 		return false
 	case rest == "":
-		return true
+		return q.zone.hasNamespace(namespace, last)
 	case last == "pod":
 		return q.pod(namespace, rest)
 	}
@@ -160,9 +160,19 @@ func cut(labels string) (before, last string) {
 	return "", labels
 }
 
-func (z *Zone) hasNamespace(name string) bool {
+// hasNamespace reports whether there is a namespace, or something of it below svc or
+// pod: there need not be an object of the namespace itself.
+func (z *Zone) hasNamespace(name, below string) bool {
 	if z.namespaces.Get(cluster.Key{Name: name}) != nil {
 		return true
+	}
+	if below == "pod" {
+		for p := range z.podObjects.In(name) {
+			if len(podIPs(p)) > 0 {
+				return true
+			}
+		}
+		return false
 	}
 	for s := range z.services.In(name) {
 		if s.exists() {

@@ -18,7 +18,8 @@ import (
 // for DNS. z is as it was.
 func (z *Zone) Follow(c *cluster.Changes) *Zone {
 	n := *z
-	n.synced, n.serial, n.namespaces = true, uint32(c.To.Revision), c.To.Namespaces
+	n.synced, n.serial = true, uint32(c.To.Revision)
+	n.namespaces, n.podObjects = c.To.Namespaces, c.To.Pods
 	n.generation++
 	e := edit{zone: &n, open: map[cluster.Key]*opened{}}
 	// Tables that nobody has seen are filled in place.

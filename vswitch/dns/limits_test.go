@@ -55,6 +55,7 @@ func TestZoneConfig(t *testing.T) {
 	for domain, ok := range map[string]bool{
 		"cluster.local": true, "Cluster.Local.": true, "x": true, "_x.y-z.0": true,
 		"": false, ".": false, "a..b": false, ".a": false, "a b": false, `a\.b`: false, "ü.de": false,
+		"cluster.local..": false, "..": false, "-x": false, "x-": false, "a.-b": false, "a-.b": false, "a-b": true,
 		strings.Repeat("x", 64): false, strings.Repeat("x.", 130): false,
 	} {
 		z, err := dns.NewZone(dns.ZoneConfig{Domain: domain})
@@ -67,6 +68,21 @@ func TestZoneConfig(t *testing.T) {
 	}
 	if _, err := dns.NewZone(dns.ZoneConfig{Domain: "x", Reverse: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}); err == nil {
 		t.Error("a range with bits of a host is taken")
+	}
+}
+
+// TestTargets: what is no name cannot be stood for.
+func TestTargets(t *testing.T) {
+	for target, ok := range map[string]bool{"a": true, "a.test": true, "A.test.": true, "": false, ".": false, "a..": false, "a..b": false, "192.0.2.1": false, "::1": false} {
+		var o cluster.Objects
+		o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Type: cluster.ServiceExternalName, ExternalName: target})
+		want := "NXDOMAIN\n+ "
+		if ok {
+			want = "NOERROR\ns.n.svc.cluster.local. CNAME " + strings.ToLower(strings.TrimSuffix(target, ".")) + ".\n"
+		}
+		if got := dig(zoneOf(t, o.State(), nil), "s.n.svc.cluster.local.", "CNAME"); !strings.HasPrefix(got, want) {
+			t.Errorf("%q: %q, want %q", target, got, want)
+		}
 	}
 }
 
@@ -93,6 +109,15 @@ func TestReverseRanges(t *testing.T) {
 		{"fd00::/8", "D.F.ip6.ARPA.", "D.F.ip6.ARPA."},
 		{"fd00::/8", "f.ip6.arpa.", ""},
 		{"fd00::/8", "1.0.0.127.in-addr.arpa.", ""},
+		// labels with escaped bytes
+		{"10.96.0.0/16", `x\.y.1.0.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `x\.y.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `\000.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `x\\.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `x\.96.10.in-addr.arpa.`, ""},
+		{"10.96.0.0/16", `96.10\.in-addr.arpa.`, ""},
+		{"fd00::/8", `x\.y.d.f.ip6.arpa.`, "d.f.ip6.arpa."},
+		{"fd00::/8", `x\.d.f.ip6.arpa.`, ""},
 	} {
 		z, err := dns.NewZone(dns.ZoneConfig{Domain: "cluster.local", TTL: 5, Reverse: []netip.Prefix{netip.MustParsePrefix(k.ranges)}})
 		if err != nil {

@@ -232,7 +232,12 @@ func TestZoneFollows(t *testing.T) {
 func mutate(r *rand.Rand, tx *cluster.Txn) {
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
 	ns := pick("a", "b")
-	tx.Put(&cluster.Namespace{Meta: cluster.Meta{Name: ns}})
+	switch r.IntN(10) { // what is in a namespace is there without it
+	case 0:
+		tx.Put(&cluster.Namespace{Meta: cluster.Meta{Name: ns}})
+	case 1:
+		tx.Delete(cluster.Ref{Kind: cluster.KindNamespace, Key: cluster.Key{Name: ns}})
+	}
 	addr := func() netip.Addr { return netip.AddrFrom4([4]byte{10, 244, byte(r.IntN(2)), byte(r.IntN(12))}) }
 	switch r.IntN(8) {
 	case 0:
