@@ -86,6 +86,26 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// TestAliasOfPorts: the CNAME is in front of the ports of what it leads to.
+func TestAliasOfPorts(t *testing.T) {
+	var o cluster.Objects
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "alias"}, Type: cluster.ServiceExternalName, ExternalName: "s.n.svc.cluster.local"})
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Headless: true})
+	v := &cluster.EndpointSlice{Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: 80}}}
+	v.Namespace, v.Name, v.Labels = "n", "s", map[string]string{cluster.LabelServiceName: "s"}
+	for i := range 5 {
+		v.Endpoints = append(v.Endpoints, cluster.Endpoint{Ready: true, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(i)})}})
+	}
+	o.Add(v)
+	z := zoneOf(t, o.State(), nil)
+	for range 100 {
+		a, _ := z.Answer(dns.Question{Name: "alias.n.svc.cluster.local.", Type: wire.TypeSRV, Size: 1232})
+		if len(a.Answer) != 6 || a.Answer[0].Header().Rrtype != wire.TypeCNAME {
+			t.Fatal(a.Answer)
+		}
+	}
+}
+
 // TestReverseRanges: a zone has the names of its ranges, wherever they end, and of
 // no others.
 func TestReverseRanges(t *testing.T) {
@@ -181,6 +201,7 @@ func TestManyEndpoints(t *testing.T) {
 	const count = 20000
 	var o cluster.Objects
 	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Headless: true})
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "one"}, Headless: true})
 	for i := range count / 100 {
 		v := &cluster.EndpointSlice{Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: 80}}}
 		v.Namespace, v.Name, v.Labels = "n", fmt.Sprint("s-", i), map[string]string{cluster.LabelServiceName: "s"}
@@ -190,16 +211,15 @@ func TestManyEndpoints(t *testing.T) {
 			if n%2 == 0 && n < 10000 {
 				e.Hostname = "twin"
 			}
+			if n >= 12000 { // another service, whose endpoints have one address
+				v.Labels[cluster.LabelServiceName] = "one"
+				e.Hostname, e.Addresses = fmt.Sprint("h-", n), []netip.Addr{netip.MustParseAddr("10.245.0.1")}
+			}
 			v.Endpoints = append(v.Endpoints, e)
 		}
 		o.Add(v)
 	}
-	z, err := dns.NewZone(dns.ZoneConfig{Domain: "cluster.local", TTL: 5})
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := (&cluster.State{}).Diff(o.State())
-	s := dns.NewServer(z.Follow(&all), dns.ServerConfig{})
+	s := dns.NewServer(zoneOf(t, o.State(), []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16")}), dns.ServerConfig{})
 	for _, k := range []struct {
 		name     string
 		qtype    uint16
@@ -212,6 +232,10 @@ func TestManyEndpoints(t *testing.T) {
 		{"twin.s.n.svc.cluster.local.", wire.TypeA, false, 4090},
 		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, true, 6},
 		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, false, 1000},
+		{"s.n.svc.cluster.local.", wire.TypeSRV, true, 6},
+		{"s.n.svc.cluster.local.", wire.TypeSRV, false, 1000},
+		{"1.0.245.10.in-addr.arpa.", wire.TypePTR, true, 15},
+		{"1.0.245.10.in-addr.arpa.", wire.TypePTR, false, 2000},
 	} {
 		seen := map[string]bool{}
 		most := 0

@@ -1,8 +1,8 @@
 package dns
 
 import (
+	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"strings"
 
 	wire "github.com/miekg/dns"
@@ -159,20 +159,24 @@ func (q *lookup) reverse() bool {
 	return ok
 }
 
+// owners answers with the names of those that have an address or, where there are
+// more than can be returned, of some of them that follow each other, from a random one.
 func (q *lookup) owners(a netip.Addr, owners []owner) {
-	if len(owners) > q.max {
+	first, count := 0, len(owners)
+	if count > q.max {
 		q.a.More = true
-		owners = owners[:q.max]
+		first, count = rand.IntN(count), q.max
 	}
-	names := make([]string, 0, len(owners))
-	for _, o := range owners {
+	known := make(map[string]bool, count)
+	for i := range count {
+		o := owners[(first+i)%len(owners)]
 		name := q.zone.nameOf(o.service)
 		if o.slice != "" {
 			e := endpoint{a, o.host}
 			name = e.label() + "." + name
 		}
-		if fits(name) && !slices.Contains(names, name) {
-			names = append(names, name)
+		if fits(name) && !known[name] {
+			known[name] = true
 			q.put(&wire.PTR{Hdr: q.header(q.owner, wire.TypePTR), Ptr: name})
 		}
 	}
