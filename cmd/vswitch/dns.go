@@ -149,23 +149,31 @@ func parseListen(text string) (netip.AddrPort, error) {
 	if err != nil {
 		return a, fmt.Errorf("--listen %q: use IP:PORT, such as %s, [::1]:1053 or :53", text, defaultDNS)
 	}
-	return a, nil
+	return unmapped(a), nil
 }
 
-// listenDNS opens both sockets, of one port.
+// unmapped writes ::ffff:a.b.c.d as the IPv4 address that it is.
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// listenDNS opens both sockets, of one port. Those of an IPv4 address are of IPv4
+// alone: 0.0.0.0 would else be all addresses of IPv6, too.
 func listenDNS(at netip.AddrPort) (net.PacketConn, net.Listener, error) {
 	const attempts = 20 // a port that is free for UDP may be taken for TCP
+	udp, tcp := "udp", "tcp"
 	ip := net.IP(at.Addr().AsSlice())
-	if at.Addr() == netip.IPv6Unspecified() {
+	switch {
+	case at.Addr().Is4():
+		udp, tcp = "udp4", "tcp4"
+	case at.Addr() == netip.IPv6Unspecified():
 		ip = nil // IPv4 alone, where the machine has nothing else
 	}
 	for i := 1; ; i++ {
-		packets, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip, Port: int(at.Port()), Zone: at.Addr().Zone()})
+		packets, err := net.ListenUDP(udp, &net.UDPAddr{IP: ip, Port: int(at.Port()), Zone: at.Addr().Zone()})
 		if err != nil {
 			return nil, nil, listenFault(at, err)
 		}
 		port := packets.LocalAddr().(*net.UDPAddr).Port
-		connections, err := net.ListenTCP("tcp", &net.TCPAddr{IP: ip, Port: port, Zone: at.Addr().Zone()})
+		connections, err := net.ListenTCP(tcp, &net.TCPAddr{IP: ip, Port: port, Zone: at.Addr().Zone()})
 		if err == nil {
 			return packets, connections, nil
 		}
@@ -195,6 +203,9 @@ func (o *dnsOptions) given(self netip.AddrPort) (list []netip.AddrPort, err erro
 		return nil, nil
 	}
 	for _, text := range o.upstreams {
+		if text == noUpstream {
+			return nil, errors.New("--upstream none: nobody is asked, so it cannot go with others; leave it out, or the others")
+		}
 		a, err := parseUpstream(text)
 		if err != nil {
 			return nil, err
@@ -207,8 +218,13 @@ func (o *dnsOptions) given(self netip.AddrPort) (list []netip.AddrPort, err erro
 	return list, nil
 }
 
+// noUpstream is the upstream that is none, and may be said more than once.
+const noUpstream = "none"
+
 // refuses reports whether nobody is to be asked.
-func (o *dnsOptions) refuses() bool { return slices.Equal(o.upstreams, []string{"none"}) }
+func (o *dnsOptions) refuses() bool {
+	return len(o.upstreams) > 0 && !slices.ContainsFunc(o.upstreams, func(s string) bool { return s != noUpstream })
+}
 
 // forwarder returns who resolves what is not in the cluster, or nil for nobody. It
 // asks those that were given, or else those of the system.
@@ -240,27 +256,38 @@ func (o *dnsOptions) forwarder(c *cobra.Command, given []netip.AddrPort, self ne
 
 func parseUpstream(text string) (netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
-		return netip.AddrPortFrom(a, 53), nil
+		return netip.AddrPortFrom(a.Unmap(), 53), nil
 	}
 	a, err := netip.ParseAddrPort(text)
 	if err != nil || a.Port() == 0 {
 		return a, fmt.Errorf("--upstream %q: use IP, IP:PORT or [IP6]:PORT; or none, and no other", text)
 	}
-	return a, nil
+	return unmapped(a), nil
 }
 
 // isSelf reports whether a is where this server listens.
 func isSelf(a, self netip.AddrPort) bool {
-	if a.Port() != self.Port() {
-		return false
+	to, at := a.Addr().Unmap(), self.Addr()
+	switch to { // what is sent to all addresses comes to this machine (Linux)
+	case netip.IPv4Unspecified():
+		to = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case netip.IPv6Unspecified():
+		to = netip.IPv6Loopback()
 	}
-	if !self.Addr().IsUnspecified() || a.Addr().IsLoopback() {
-		return a.Addr() == self.Addr() || self.Addr().IsUnspecified()
+	switch {
+	case a.Port() != self.Port():
+		return false
+	case !at.IsUnspecified():
+		return to == at
+	case at.Is4() && !to.Is4(): // listenDNS
+		return false
+	case to.IsLoopback():
+		return true
 	}
 	own, _ := net.InterfaceAddrs() // without them, the loop is found when it happens
 	return slices.ContainsFunc(own, func(n net.Addr) bool {
 		p, err := netip.ParsePrefix(n.String())
-		return err == nil && p.Addr() == a.Addr()
+		return err == nil && p.Addr() == to
 	})
 }
 
@@ -268,15 +295,20 @@ func upstreamsText(f *dns.Forwarder) string {
 	if f == nil {
 		return "no upstream"
 	}
-	list := f.Upstreams()
-	if len(list) == 0 {
-		return "no upstream yet"
-	}
-	return "upstream " + joinAddrPorts(list)
+	return listText(f.Upstreams(), "no upstream yet")
 }
 
+// writeUpstreams says whom resolv.conf names now, besides this server.
 func writeUpstreams(out io.Writer, list []netip.AddrPort) {
-	fmt.Fprintf(out, "%s has changed: upstream %s\n", dns.ResolvConf, joinAddrPorts(list))
+	fmt.Fprintf(out, "%s has changed: %s\n", dns.ResolvConf, listText(list, "no upstream any more; names outside the cluster are not resolved"))
+}
+
+// listText names upstreams, or says what there is without any.
+func listText(list []netip.AddrPort, none string) string {
+	if len(list) == 0 {
+		return none
+	}
+	return "upstream " + joinAddrPorts(list)
 }
 
 func joinAddrPorts(list []netip.AddrPort) string {

@@ -90,6 +90,9 @@ func (q *lookup) find(apex zoneApex) bool {
 		return false
 	case len(q.name) == apex.length:
 		q.apex(apex)
+		if apex.reverse { // the whole address, where a range ends within its last label
+			q.reverse()
+		}
 		return true
 	case apex.reverse:
 		return q.reverse()
@@ -119,10 +122,10 @@ func (q *lookup) forward(labels string) bool {
 	rest, last := cut(labels)
 	rest, namespace := cut(rest)
 	switch {
-	case last != "svc" && last != "pod" || !q.zone.hasNamespace(namespace):
+	case last != "svc" && last != "pod":
 		return false
 	case rest == "":
-		return true
+		return q.zone.hasNamespace(namespace, last)
 	case last == "pod":
 		return q.pod(namespace, rest)
 	}
@@ -157,9 +160,19 @@ func cut(labels string) (before, last string) {
 	return "", labels
 }
 
-func (z *Zone) hasNamespace(name string) bool {
+// hasNamespace reports whether there is a namespace, or something of it below svc or
+// pod: there need not be an object of the namespace itself.
+func (z *Zone) hasNamespace(name, below string) bool {
 	if z.namespaces.Get(cluster.Key{Name: name}) != nil {
 		return true
+	}
+	if below == "pod" {
+		for p := range z.podObjects.In(name) {
+			if len(podIPs(p)) > 0 {
+				return true
+			}
+		}
+		return false
 	}
 	for s := range z.services.In(name) {
 		if s.exists() {
@@ -192,6 +205,7 @@ func (q *lookup) service(s *service) {
 		if q.qtype != wire.TypeCNAME && q.qtype != wire.TypeANY {
 			q.cname = s.target()
 		}
+		return
 	case !s.headless():
 		q.addresses(s.obj.ClusterIPs)
 	default:
@@ -201,6 +215,7 @@ func (q *lookup) service(s *service) {
 			}
 		}
 	}
+	q.ports(s, func(name string, _ uint8) bool { return name != "" })
 }
 
 // endpoints answers with the addresses of a headless service.
@@ -322,37 +337,48 @@ func (s *service) hasPort(is func(name string, proto uint8) bool) bool {
 // port answers for a named port of a service.
 func (q *lookup) port(s *service, port, proto string) bool {
 	is := func(name string, p uint8) bool { return name != "" && name == port && p == protocols[proto] }
-	switch {
-	case !s.hasPort(is):
+	if !s.hasPort(is) {
 		return false
+	}
+	q.ports(s, is)
+	return true
+}
+
+// ports answers with those ports of a service that are meant.
+func (q *lookup) ports(s *service, is func(string, uint8) bool) {
+	switch {
 	case !q.wants(wire.TypeSRV):
-		return true
+		return
 	case s.headless():
 		q.endpointPorts(s, is)
-		return true
+		return
 	}
 	target := q.zone.nameOf(s.key)
+	var numbers []uint16 // TCP and UDP may have the same one
 	for _, p := range s.obj.Ports {
-		if is(p.Name, p.Protocol) {
+		if is(p.Name, p.Protocol) && !slices.Contains(numbers, p.Port) {
+			numbers = append(numbers, p.Port)
 			q.srv(target, p.Port)
 		}
+	}
+	if len(numbers) == 0 {
+		return
 	}
 	for _, a := range s.obj.ClusterIPs {
 		q.a.Extra = append(q.a.Extra, q.address(target, a))
 	}
-	return true
 }
 
 // endpointPorts answers with the ports of a headless service's endpoints: their
 // own, which are not always the service's, as nothing translates them.
 func (q *lookup) endpointPorts(s *service, is func(string, uint8) bool) {
-	number := func(p *part) uint16 {
+	numbers := map[*part][]uint16{}
+	for _, p := range s.parts {
 		for _, e := range p.ports {
-			if is(e.Name, e.Protocol) {
-				return e.Port
+			if e.Port != 0 && is(e.Name, e.Protocol) {
+				numbers[p] = append(numbers[p], e.Port)
 			}
 		}
-		return 0
 	}
 	type target struct {
 		name string
@@ -364,18 +390,25 @@ func (q *lookup) endpointPorts(s *service, is func(string, uint8) bool) {
 	}
 	of, domain := map[target]bool{}, q.zone.nameOf(s.key)
 	known := map[glue]bool{}
-	q.some(s, func(p *part) bool { return number(p) != 0 }, func(p *part, e *endpoint) {
-		t := target{e.label() + "." + domain, number(p)}
-		if !of[t] {
-			of[t] = true
-			q.srv(t.name, t.port)
+	before := len(q.a.Answer) // a CNAME that led here stays in front
+	q.some(s, func(p *part) bool { return len(numbers[p]) > 0 }, func(p *part, e *endpoint) {
+		if len(q.a.Answer) > q.max { // of several ports
+			q.a.More = true
+			return
 		}
-		if g := (glue{t.name, e.addr}); fits(t.name) && !known[g] {
+		name := e.label() + "." + domain
+		for _, n := range numbers[p] {
+			if t := (target{name, n}); !of[t] {
+				of[t] = true
+				q.srv(name, n)
+			}
+		}
+		if g := (glue{name, e.addr}); fits(name) && !known[g] {
 			known[g] = true
-			q.a.Extra = append(q.a.Extra, q.address(t.name, e.addr))
+			q.a.Extra = append(q.a.Extra, q.address(name, e.addr))
 		}
 	})
-	list := q.a.Answer
+	list := q.a.Answer[before:]
 	rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 }
 

@@ -68,7 +68,7 @@ func TestCases(t *testing.T) {
 			elsewhere++ // a service kubernetes is an API server's to make
 		default:
 			asked++
-			if why := c.compare(z); why != "" {
+			if why := c.compare(z, file.Manifests); why != "" {
 				t.Errorf("%s (%s): %s %s: %s", c.ID, c.Level, c.Question.Name, c.Question.Type, why)
 			}
 		}
@@ -93,7 +93,7 @@ func search(z *dns.Zone, name string, path []string) (addrs []string) {
 	return nil
 }
 
-func (c *dnsCase) compare(z *dns.Zone) string {
+func (c *dnsCase) compare(z *dns.Zone, manifests []json.RawMessage) string {
 	a, ours := z.Answer(dns.Question{Name: c.Question.Name, Type: wire.StringToType[c.Question.Type], Size: 65535})
 	if !ours {
 		return "not ours"
@@ -122,7 +122,7 @@ func (c *dnsCase) compare(z *dns.Zone) string {
 	switch c.Expect.Match {
 	case "ordered":
 	case "srv-targets":
-		return targets(z, a, got, want)
+		return targets(z, a, got, want, readyAddresses(manifests, c.Question.Name))
 	default:
 		slices.Sort(got)
 		slices.Sort(want)
@@ -136,25 +136,80 @@ func (c *dnsCase) compare(z *dns.Zone) string {
 	return ""
 }
 
-// targets compares SRV records where the names of some targets are free: those
-// must lead to an address each, of which there is no other.
-func targets(z *dns.Zone, a dns.Answer, got, want []string) string {
+// targets compares SRV records where the first labels of some targets are free: <id>,
+// which stands for one endpoint or more. Each of these must lead to one address that
+// no other target has, and all targets together to those that are ready.
+func targets(z *dns.Zone, a dns.Answer, got, want, ready []string) string {
+	if len(got) == 0 || len(slices.Compact(slices.Sorted(slices.Values(got)))) != len(got) {
+		return "nothing, or one twice: " + strings.Join(got, "; ")
+	}
+	used := map[string]bool{}
+	var addrs []string
+	for i, g := range got {
+		target := a.Answer[i].(*wire.SRV).Target
+		var own []string
+		for _, qtype := range []uint16{wire.TypeA, wire.TypeAAAA} {
+			b, _ := z.Answer(dns.Question{Name: target, Type: qtype, Size: 65535})
+			for _, r := range b.Answer {
+				own = append(own, strings.TrimPrefix(r.String(), r.Header().String()))
+			}
+		}
+		addrs = append(addrs, own...)
+		if slices.Contains(want, g) {
+			used[g] = true
+			continue
+		}
+		_, parent, _ := strings.Cut(target, ".")
+		free := strings.TrimSuffix(g, target) + "<id>." + parent
+		if used[free] = true; !slices.Contains(want, free) || len(own) != 1 {
+			return g + " with " + strings.Join(own, ", ") + " is not among " + strings.Join(want, "; ")
+		}
+	}
 	for _, w := range want {
-		if !strings.Contains(w, "<id>") && !slices.Contains(got, w) {
+		if !used[w] {
 			return w + " is missing in " + strings.Join(got, "; ")
 		}
 	}
-	for _, r := range a.Answer {
-		n := 0
-		for _, qtype := range []uint16{wire.TypeA, wire.TypeAAAA} {
-			b, _ := z.Answer(dns.Question{Name: r.(*wire.SRV).Target, Type: qtype, Size: 65535})
-			n += len(b.Answer)
-		}
-		if n == 0 {
-			return r.(*wire.SRV).Target + " has no address"
-		}
+	slices.Sort(addrs)
+	if !slices.Equal(addrs, ready) {
+		return "targets lead to " + strings.Join(addrs, ", ") + ", want " + strings.Join(ready, ", ")
 	}
 	return ""
+}
+
+// readyAddresses lists, from the slices alone, the addresses that are ready of the
+// port that a name _PORT._PROTOCOL.SERVICE.NAMESPACE… has.
+func readyAddresses(manifests []json.RawMessage, name string) (addrs []string) {
+	labels := strings.Split(name, ".")
+	for _, m := range manifests {
+		var v struct {
+			Kind     string
+			Metadata struct {
+				Namespace string
+				Labels    map[string]string
+			}
+			Ports     []struct{ Name, Protocol string }
+			Endpoints []struct {
+				Addresses  []string
+				Conditions struct{ Ready bool }
+			}
+		}
+		if json.Unmarshal(m, &v) != nil || v.Kind != "EndpointSlice" || v.Metadata.Namespace != labels[3] || v.Metadata.Labels["kubernetes.io/service-name"] != labels[2] {
+			continue
+		}
+		for _, p := range v.Ports {
+			if "_"+p.Name != labels[0] || "_"+strings.ToLower(p.Protocol) != labels[1] {
+				continue
+			}
+			for _, e := range v.Endpoints {
+				if e.Conditions.Ready {
+					addrs = append(addrs, e.Addresses...)
+				}
+			}
+		}
+	}
+	slices.Sort(addrs)
+	return addrs
 }
 
 // TestScenarios changes services and endpoints as Kubernetes' conformance tests do.

@@ -18,9 +18,10 @@ import (
 // for DNS. z is as it was.
 func (z *Zone) Follow(c *cluster.Changes) *Zone {
 	n := *z
-	n.synced, n.serial, n.namespaces = true, uint32(c.To.Revision), c.To.Namespaces
+	n.synced, n.serial = true, uint32(c.To.Revision)
+	n.namespaces, n.podObjects = c.To.Namespaces, c.To.Pods
 	n.generation++
-	e := edit{zone: &n, open: map[cluster.Key]*service{}}
+	e := edit{zone: &n, open: map[cluster.Key]*opened{}}
 	// Tables that nobody has seen are filled in place.
 	if e.freshNames = z.names.Size() == 0; e.freshNames {
 		n.names = new(bart.Table[*shared[owner]])
@@ -38,38 +39,82 @@ func (z *Zone) Follow(c *cluster.Changes) *Zone {
 		e.pod(ch)
 	}
 	for key, s := range e.open {
+		s.close(n.generation)
 		if s.obj == nil && len(s.parts) == 0 {
 			n.services = n.services.Without(key)
 		} else {
-			n.services = n.services.With(key, s)
+			n.services = n.services.With(key, s.service)
 		}
+	}
+	for a, gone := range e.goneNames {
+		take(&n.names, e.freshNames, n.generation, a, gone)
+	}
+	for a, gone := range e.gonePods {
+		take(&n.pods, e.freshPods, n.generation, a, gone)
 	}
 	return &n
 }
 
-// edit is a Zone in the making.
+// edit is a Zone in the making. What goes from a long list is taken out last, all of
+// it at once: one by one, each would move the whole list.
 type edit struct {
 	zone                  *Zone
-	open                  map[cluster.Key]*service // copies that may be changed
+	open                  map[cluster.Key]*opened
+	goneNames             gone[netip.Addr, owner]
+	gonePods              gone[netip.Addr, cluster.Key]
 	freshNames, freshPods bool
 }
 
+// opened is a copy of a service that may be changed.
+type opened struct {
+	*service
+	come      []*part // new ones; each slice comes or goes once
+	goneParts map[*part]bool
+	goneHosts gone[string, place]
+}
+
 // at returns the service to change it.
-func (e *edit) at(k cluster.Key) *service {
+func (e *edit) at(k cluster.Key) *opened {
 	if s := e.open[k]; s != nil {
 		return s
 	}
-	s := &service{key: &k}
+	s := &opened{service: &service{key: &k}}
 	if old := e.zone.services.Get(k); old != nil {
-		*s = *old
+		*s.service = *old
 		s.parts = slices.Clone(old.parts)
 	}
 	e.open[k] = s
 	return s
 }
 
+// close brings the service's lists up to date.
+func (s *opened) close(generation uint64) {
+	if len(s.goneParts) > 0 {
+		s.parts = slices.DeleteFunc(s.parts, func(p *part) bool { return s.goneParts[p] })
+	}
+	if len(s.come) > 0 {
+		s.parts = append(s.parts, s.come...)
+		slices.SortFunc(s.parts, func(a, b *part) int { return cmp.Compare(a.name, b.name) })
+	}
+	for host, gone := range s.goneHosts {
+		s.takeHost(generation, host, gone)
+	}
+}
+
+// takeHost takes out of what a hostname has.
+func (s *opened) takeHost(generation uint64, host string, gone []place) {
+	key := cluster.Key{Name: host}
+	old := s.hosts.Get(key)
+	switch now := old.without(generation, gone); {
+	case now == nil:
+		s.hosts = s.hosts.Without(key)
+	case now != old:
+		s.hosts = s.hosts.With(key, now)
+	}
+}
+
 func (e *edit) service(c cluster.Change[cluster.Service]) {
-	var s *service
+	var s *opened
 	for _, v := range []*cluster.Service{c.Old, c.New} {
 		if v != nil {
 			s = e.at(v.Key())
@@ -131,9 +176,12 @@ func (e *edit) part(key cluster.Key, name string, source *cluster.EndpointSlice)
 	case found && now != nil:
 		s.parts[i] = now
 	case found:
-		s.parts = slices.Delete(s.parts, i, i+1)
+		if s.goneParts == nil {
+			s.goneParts = map[*part]bool{}
+		}
+		s.goneParts[old] = true
 	case now != nil:
-		s.parts = slices.Insert(s.parts, i, now)
+		s.come = append(s.come, now)
 	}
 	e.endpoints(s, old, now)
 }
@@ -168,7 +216,7 @@ func newPart(v *cluster.EndpointSlice, of *cluster.Service) *part {
 }
 
 // endpoints brings the indexes from an old part, or none, to what it is now.
-func (e *edit) endpoints(s *service, old, now *part) {
+func (e *edit) endpoints(s *opened, old, now *part) {
 	var gone, come []endpoint
 	if old != nil {
 		gone = old.ready
@@ -183,11 +231,11 @@ func (e *edit) endpoints(s *service, old, now *part) {
 	gone, come = difference(gone, come)
 	for _, x := range gone {
 		e.remove(x.addr, owner{s.key, old.name, x.host})
-		e.rename(s, x, old.name, false)
+		e.unname(s, x, old.name)
 	}
 	for _, x := range come {
 		e.add(x.addr, owner{s.key, now.name, x.host})
-		e.rename(s, x, now.name, true)
+		e.rename(s, x, now.name)
 	}
 }
 
@@ -218,71 +266,35 @@ func difference(a, b []endpoint) (onlyA, onlyB []endpoint) {
 	return onlyA, slices.Collect(maps.Keys(in))
 }
 
-// rename adds an endpoint to those of its hostname, or takes it out.
-func (e *edit) rename(s *service, x endpoint, slice string, in bool) {
+// rename adds an endpoint to those of its hostname.
+func (e *edit) rename(s *opened, x endpoint, slice string) {
 	if x.host == "" {
 		return
 	}
 	key := cluster.Key{Name: x.host}
 	old := s.hosts.Get(key)
-	switch now := old.change(e.zone.generation, place{slice, x.addr}, in); {
-	case now == nil:
-		s.hosts = s.hosts.Without(key)
-	case now != old:
+	if now := old.with(e.zone.generation, place{slice, x.addr}); now != old {
 		s.hosts = s.hosts.With(key, now)
 	}
 }
 
-// shared is a list that Zones share. The one that is being made may change those
-// that it has made itself, so that many changes of one list cost one copy.
-type shared[T comparable] struct {
-	list []T
-	made uint64 // the generation
+// unname takes an endpoint out of those of its hostname.
+func (e *edit) unname(s *opened, x endpoint, slice string) {
+	if x.host == "" {
+		return
+	}
+	gone := place{slice, x.addr}
+	if s.hosts.Get(cluster.Key{Name: x.host}).isLong() {
+		s.goneHosts.add(x.host, gone)
+	} else {
+		s.takeHost(e.zone.generation, x.host, []place{gone})
+	}
 }
 
-// change returns the list with x, or without: l itself if it may be changed, and nil
-// if nothing is left.
-func (l *shared[T]) change(generation uint64, x T, in bool) *shared[T] {
-	if l == nil {
-		l = &shared[T]{made: generation}
-	} else if l.made != generation {
-		l = &shared[T]{slices.Clone(l.list), generation}
-	}
-	if in {
-		l.list = append(l.list, x)
-	} else if i := slices.Index(l.list, x); i >= 0 {
-		l.list = slices.Delete(l.list, i, i+1)
-	}
-	if len(l.list) == 0 {
-		return nil
-	}
-	return l
-}
-
-func (e *edit) add(a netip.Addr, o owner) {
-	store(&e.zone.names, e.freshNames, e.zone.generation, a, o, true)
-}
+func (e *edit) add(a netip.Addr, o owner) { put(&e.zone.names, e.freshNames, e.zone.generation, a, o) }
 
 func (e *edit) remove(a netip.Addr, o owner) {
-	store(&e.zone.names, e.freshNames, e.zone.generation, a, o, false)
-}
-
-// store puts x among what an address has, or takes it out. A table that is fresh
-// is changed in place.
-func store[T comparable](t **bart.Table[*shared[T]], fresh bool, generation uint64, a netip.Addr, x T, in bool) {
-	p := netip.PrefixFrom(a, a.BitLen())
-	old, _ := (*t).Get(p)
-	switch now := old.change(generation, x, in); {
-	case now == nil && fresh:
-		(*t).Delete(p)
-	case now == nil:
-		*t = (*t).DeletePersist(p)
-	case now == old:
-	case fresh:
-		(*t).Insert(p, now)
-	default:
-		*t = (*t).InsertPersist(p, now)
-	}
+	drop(&e.zone.names, &e.goneNames, e.freshNames, e.zone.generation, a, o)
 }
 
 func (e *edit) pod(c cluster.Change[cluster.Pod]) {
@@ -291,10 +303,10 @@ func (e *edit) pod(c cluster.Change[cluster.Pod]) {
 		return
 	}
 	for _, a := range gone {
-		store(&e.zone.pods, e.freshPods, e.zone.generation, a, c.Old.Key(), false)
+		drop(&e.zone.pods, &e.gonePods, e.freshPods, e.zone.generation, a, c.Old.Key())
 	}
 	for _, a := range come {
-		store(&e.zone.pods, e.freshPods, e.zone.generation, a, c.New.Key(), true)
+		put(&e.zone.pods, e.freshPods, e.zone.generation, a, c.New.Key())
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"time"
 
 	wire "github.com/miekg/dns"
 
@@ -54,8 +55,8 @@ func TestFollowCosts(t *testing.T) {
 	}
 }
 
-// TestFollowHostile: many endpoints that have one address, or one hostname, or both,
-// cost what they are, and not their square.
+// TestFollowHostile: many endpoints that have one address, or one hostname, are
+// answered with what fits, and can all go.
 func TestFollowHostile(t *testing.T) {
 	const count = 50000
 	var o cluster.Objects
@@ -87,6 +88,68 @@ func TestFollowHostile(t *testing.T) {
 	gone := o.State().Diff(&cluster.State{})
 	if z = z.Follow(&gone); z.Endpoints() != 0 || z.Services() != 0 {
 		t.Errorf("%d endpoints are left", z.Endpoints())
+	}
+}
+
+// TestFollowRemoves: what many endpoints cost that go at once does not depend on how
+// many of them have one address, or one hostname. They are compared with as many of
+// which a hundred have these in common. Where each moves all others, it takes ten
+// times as long and more.
+func TestFollowRemoves(t *testing.T) {
+	const count, factor, attempts = 40000, 5, 5
+	type common struct{ service, address, host int } // how many have it in common
+	removal := func(by common) (*dns.Zone, *cluster.Changes) {
+		var o cluster.Objects
+		for i := range count {
+			service := fmt.Sprint("s-", i/by.service)
+			if i%by.service == 0 {
+				o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: service}, Headless: true})
+			}
+			at := i / by.address
+			v := &cluster.EndpointSlice{Family: cluster.IPv4, Endpoints: []cluster.Endpoint{{Ready: true, Hostname: fmt.Sprint("h-", i/by.host),
+				Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, byte(at >> 8), byte(at)})}}}}
+			v.Namespace, v.Name, v.Labels = "n", fmt.Sprintf("x-%06d", i), map[string]string{cluster.LabelServiceName: service}
+			o.Add(v)
+			o.Add(&cluster.Pod{Meta: cluster.Meta{Namespace: "n", Name: v.Name}, IPs: v.Endpoints[0].Addresses})
+		}
+		without := *o.State()
+		without.EndpointSlices = cluster.Table[cluster.EndpointSlice]{}
+		without.Pods = cluster.Table[cluster.Pod]{}
+		changes := o.State().Diff(&without)
+		return zoneOf(t, o.State(), nil), &changes
+	}
+	took := func(z *dns.Zone, c *cluster.Changes) time.Duration {
+		began := time.Now()
+		after := z.Follow(c)
+		d := time.Since(began)
+		if z.Endpoints() != count || after.Endpoints() != 0 {
+			t.Fatalf("%d endpoints, and then %d", z.Endpoints(), after.Endpoints())
+		}
+		return d
+	}
+	plain, plainGone := removal(common{100, 100, 100})
+	for _, k := range []struct {
+		name string
+		by   common
+	}{
+		{"one address", common{100, count, 100}},
+		{"one hostname", common{count, 100, count}},
+	} {
+		many, manyGone := removal(k.by)
+		// A busy machine may delay some of them.
+		var most time.Duration
+		least := time.Hour
+		for range attempts {
+			most = max(most, took(plain, plainGone))
+			least = min(least, took(many, manyGone))
+			if least < factor*most {
+				break
+			}
+		}
+		t.Logf("%s: %v, others %v", k.name, least, most)
+		if least >= factor*most {
+			t.Errorf("%s: %d endpoints take %v to go, others %v", k.name, count, least, most)
+		}
 	}
 }
 

@@ -55,6 +55,7 @@ func TestZoneConfig(t *testing.T) {
 	for domain, ok := range map[string]bool{
 		"cluster.local": true, "Cluster.Local.": true, "x": true, "_x.y-z.0": true,
 		"": false, ".": false, "a..b": false, ".a": false, "a b": false, `a\.b`: false, "ü.de": false,
+		"cluster.local..": false, "..": false, "-x": false, "x-": false, "a.-b": false, "a-.b": false, "a-b": true,
 		strings.Repeat("x", 64): false, strings.Repeat("x.", 130): false,
 	} {
 		z, err := dns.NewZone(dns.ZoneConfig{Domain: domain})
@@ -67,6 +68,41 @@ func TestZoneConfig(t *testing.T) {
 	}
 	if _, err := dns.NewZone(dns.ZoneConfig{Domain: "x", Reverse: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}); err == nil {
 		t.Error("a range with bits of a host is taken")
+	}
+}
+
+// TestTargets: what is no name cannot be stood for.
+func TestTargets(t *testing.T) {
+	for target, ok := range map[string]bool{"a": true, "a.test": true, "A.test.": true, "": false, ".": false, "a..": false, "a..b": false, "192.0.2.1": false, "::1": false} {
+		var o cluster.Objects
+		o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Type: cluster.ServiceExternalName, ExternalName: target})
+		want := "NXDOMAIN\n+ "
+		if ok {
+			want = "NOERROR\ns.n.svc.cluster.local. CNAME " + strings.ToLower(strings.TrimSuffix(target, ".")) + ".\n"
+		}
+		if got := dig(zoneOf(t, o.State(), nil), "s.n.svc.cluster.local.", "CNAME"); !strings.HasPrefix(got, want) {
+			t.Errorf("%q: %q, want %q", target, got, want)
+		}
+	}
+}
+
+// TestAliasOfPorts: the CNAME is in front of the ports of what it leads to.
+func TestAliasOfPorts(t *testing.T) {
+	var o cluster.Objects
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "alias"}, Type: cluster.ServiceExternalName, ExternalName: "s.n.svc.cluster.local"})
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Headless: true})
+	v := &cluster.EndpointSlice{Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: 80}}}
+	v.Namespace, v.Name, v.Labels = "n", "s", map[string]string{cluster.LabelServiceName: "s"}
+	for i := range 5 {
+		v.Endpoints = append(v.Endpoints, cluster.Endpoint{Ready: true, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 244, 0, byte(i)})}})
+	}
+	o.Add(v)
+	z := zoneOf(t, o.State(), nil)
+	for range 100 {
+		a, _ := z.Answer(dns.Question{Name: "alias.n.svc.cluster.local.", Type: wire.TypeSRV, Size: 1232})
+		if len(a.Answer) != 6 || a.Answer[0].Header().Rrtype != wire.TypeCNAME {
+			t.Fatal(a.Answer)
+		}
 	}
 }
 
@@ -93,6 +129,15 @@ func TestReverseRanges(t *testing.T) {
 		{"fd00::/8", "D.F.ip6.ARPA.", "D.F.ip6.ARPA."},
 		{"fd00::/8", "f.ip6.arpa.", ""},
 		{"fd00::/8", "1.0.0.127.in-addr.arpa.", ""},
+		// labels with escaped bytes
+		{"10.96.0.0/16", `x\.y.1.0.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `x\.y.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `\000.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `x\\.96.10.in-addr.arpa.`, "96.10.in-addr.arpa."},
+		{"10.96.0.0/16", `x\.96.10.in-addr.arpa.`, ""},
+		{"10.96.0.0/16", `96.10\.in-addr.arpa.`, ""},
+		{"fd00::/8", `x\.y.d.f.ip6.arpa.`, "d.f.ip6.arpa."},
+		{"fd00::/8", `x\.d.f.ip6.arpa.`, ""},
 	} {
 		z, err := dns.NewZone(dns.ZoneConfig{Domain: "cluster.local", TTL: 5, Reverse: []netip.Prefix{netip.MustParsePrefix(k.ranges)}})
 		if err != nil {
@@ -110,12 +155,53 @@ func TestReverseRanges(t *testing.T) {
 	}
 }
 
+// TestReverseNarrow: where a range ends within the last label, each address is a
+// zone of its own, and has its name as well.
+func TestReverseNarrow(t *testing.T) {
+	for _, k := range []struct {
+		ranges, address string
+		apex            bool   // the address is a zone
+		next            string // what is said of the next address, which nobody has
+	}{
+		{"10.96.0.0/28", "10.96.0.5", true, "NOERROR\n+ "},
+		{"10.96.0.5/32", "10.96.0.5", true, "not ours"},
+		{"10.96.0.0/24", "10.96.0.5", false, "NXDOMAIN\n+ "},
+		{"fd00:10:96::/125", "fd00:10:96::5", true, "NOERROR\n+ "},
+		{"fd00:10:96::5/128", "fd00:10:96::5", true, "not ours"},
+		{"fd00:10:96::/124", "fd00:10:96::5", false, "NXDOMAIN\n+ "},
+	} {
+		var o cluster.Objects
+		o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, ClusterIPs: []netip.Addr{netip.MustParseAddr(k.address)}})
+		z := zoneOf(t, o.State(), []netip.Prefix{netip.MustParsePrefix(k.ranges)})
+		name, err := wire.ReverseAddr(k.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := dig(z, name, "PTR"), "NOERROR\n"+name+" PTR s.n.svc.cluster.local.\n"; got != want {
+			t.Errorf("%s in %s: %q, want %q", k.address, k.ranges, got, want)
+		}
+		if got := dig(z, name, "A"); !strings.HasPrefix(got, "NOERROR\n+ ") {
+			t.Errorf("%s in %s, A: %q", k.address, k.ranges, got)
+		}
+		for qtype, record := range map[string]string{"SOA": " SOA ns.dns.", "NS": " NS ns.dns."} {
+			if got := dig(z, name, qtype); strings.Contains(got, "\n"+name+record) != k.apex {
+				t.Errorf("%s in %s, %s: %q", k.address, k.ranges, qtype, got)
+			}
+		}
+		next, _ := wire.ReverseAddr(netip.MustParseAddr(k.address).Next().String())
+		if got := dig(z, next, "PTR"); !strings.HasPrefix(got, k.next) {
+			t.Errorf("%s in %s: %q, want %q", next, k.ranges, got, k.next)
+		}
+	}
+}
+
 // TestManyEndpoints: of a service that does not fit any message, each answer has
 // as much as fits, another part each time, and says so.
 func TestManyEndpoints(t *testing.T) {
 	const count = 20000
 	var o cluster.Objects
 	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "s"}, Headless: true})
+	o.Add(&cluster.Service{Meta: cluster.Meta{Namespace: "n", Name: "one"}, Headless: true})
 	for i := range count / 100 {
 		v := &cluster.EndpointSlice{Family: cluster.IPv4, Ports: []cluster.EndpointPort{{Name: "http", Protocol: 6, Port: 80}}}
 		v.Namespace, v.Name, v.Labels = "n", fmt.Sprint("s-", i), map[string]string{cluster.LabelServiceName: "s"}
@@ -125,16 +211,15 @@ func TestManyEndpoints(t *testing.T) {
 			if n%2 == 0 && n < 10000 {
 				e.Hostname = "twin"
 			}
+			if n >= 12000 { // another service, whose endpoints have one address
+				v.Labels[cluster.LabelServiceName] = "one"
+				e.Hostname, e.Addresses = fmt.Sprint("h-", n), []netip.Addr{netip.MustParseAddr("10.245.0.1")}
+			}
 			v.Endpoints = append(v.Endpoints, e)
 		}
 		o.Add(v)
 	}
-	z, err := dns.NewZone(dns.ZoneConfig{Domain: "cluster.local", TTL: 5})
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := (&cluster.State{}).Diff(o.State())
-	s := dns.NewServer(z.Follow(&all), dns.ServerConfig{})
+	s := dns.NewServer(zoneOf(t, o.State(), []netip.Prefix{netip.MustParsePrefix("10.245.0.0/16")}), dns.ServerConfig{})
 	for _, k := range []struct {
 		name     string
 		qtype    uint16
@@ -147,6 +232,10 @@ func TestManyEndpoints(t *testing.T) {
 		{"twin.s.n.svc.cluster.local.", wire.TypeA, false, 4090},
 		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, true, 6},
 		{"_http._tcp.s.n.svc.cluster.local.", wire.TypeSRV, false, 1000},
+		{"s.n.svc.cluster.local.", wire.TypeSRV, true, 6},
+		{"s.n.svc.cluster.local.", wire.TypeSRV, false, 1000},
+		{"1.0.245.10.in-addr.arpa.", wire.TypePTR, true, 15},
+		{"1.0.245.10.in-addr.arpa.", wire.TypePTR, false, 2000},
 	} {
 		seen := map[string]bool{}
 		most := 0

@@ -68,7 +68,7 @@ func write(s *cluster.State) records {
 				r.add(reverse, "PTR", name)
 			}
 			for _, p := range v.Ports {
-				r.port(p.Name, p.Protocol, p.Port, name, name)
+				r.port(p.Name, p.Protocol, p.Port, name, name, v.ClusterIPs...)
 			}
 		}
 		for e := range s.EndpointSlices.All() {
@@ -91,7 +91,7 @@ func write(s *cluster.State) records {
 					r.address(name, a)
 					for _, p := range e.Ports {
 						if p.Port != 0 { // else nobody says where
-							r.port(p.Name, p.Protocol, p.Port, name, full)
+							r.port(p.Name, p.Protocol, p.Port, name, full, a)
 						}
 					}
 				}
@@ -101,13 +101,22 @@ func write(s *cluster.State) records {
 	return r
 }
 
-func (r records) port(name string, proto uint8, number uint16, service, target string) {
+// beside is the pseudo type of what the answer has in the additional section.
+const beside = "SRV, beside it"
+
+// port adds a named port, at its own name and at the service's, as CoreDNS does.
+func (r records) port(name string, proto uint8, number uint16, service, target string, addrs ...netip.Addr) {
 	if name == "" {
 		return
 	}
 	at := "_" + map[uint8]string{6: "tcp", 17: "udp", 132: "sctp"}[proto] + "." + service
 	r.add(at, "", "")
-	r.add("_"+name+"."+at, "SRV", fmt.Sprintf("0 100 %d %s", number, target))
+	for _, n := range []string{"_" + name + "." + at, service} {
+		r.add(n, "SRV", fmt.Sprintf("0 100 %d %s", number, target))
+		for _, a := range addrs {
+			r.add(n, beside, target+" "+a.String())
+		}
+	}
 }
 
 func hyphens(a netip.Addr) string { return strings.NewReplacer(".", "-", ":", "-").Replace(a.String()) }
@@ -159,13 +168,27 @@ func (r records) check(t *testing.T, z *dns.Zone) {
 					got[strings.TrimPrefix(rr.String(), rr.Header().String())] = true
 				}
 			}
+			rcode, extra, wantExtra := wire.RcodeNameError, map[string]bool{}, map[string]bool(nil)
+			if there {
+				rcode = wire.RcodeSuccess
+			}
+			if qtype == "SRV" {
+				wantExtra = r[n][beside]
+			}
+			for _, rr := range a.Extra {
+				extra[rr.Header().Name+" "+strings.TrimPrefix(rr.String(), rr.Header().String())] = true
+			}
 			switch {
 			case !ours:
 				t.Errorf("%s %s is not ours", n, qtype)
 			case len(want) != len(got) || len(want) > 0 && !reflect.DeepEqual(got, want):
 				t.Errorf("%s %s: %v, want %v", n, qtype, got, want)
-			case len(want) == 0 && (a.Rcode == wire.RcodeSuccess) != there:
+			case len(a.Answer) != len(got) || len(a.Extra) != len(extra):
+				t.Errorf("%s %s: a record is there twice, or of another name: %v, %v", n, qtype, a.Answer, a.Extra)
+			case a.Rcode != rcode:
 				t.Errorf("%s %s: %s, but it is there: %v", n, qtype, wire.RcodeToString[a.Rcode], there)
+			case len(wantExtra) != len(extra) || len(extra) > 0 && !reflect.DeepEqual(extra, wantExtra):
+				t.Errorf("%s %s: beside the answer %v, want %v", n, qtype, extra, wantExtra)
 			case len(a.Answer) == 0 && len(a.Authority) != 1:
 				t.Errorf("%s %s: no SOA", n, qtype)
 			}
@@ -232,7 +255,12 @@ func TestZoneFollows(t *testing.T) {
 func mutate(r *rand.Rand, tx *cluster.Txn) {
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
 	ns := pick("a", "b")
-	tx.Put(&cluster.Namespace{Meta: cluster.Meta{Name: ns}})
+	switch r.IntN(10) { // what is in a namespace is there without it
+	case 0:
+		tx.Put(&cluster.Namespace{Meta: cluster.Meta{Name: ns}})
+	case 1:
+		tx.Delete(cluster.Ref{Kind: cluster.KindNamespace, Key: cluster.Key{Name: ns}})
+	}
 	addr := func() netip.Addr { return netip.AddrFrom4([4]byte{10, 244, byte(r.IntN(2)), byte(r.IntN(12))}) }
 	switch r.IntN(8) {
 	case 0:

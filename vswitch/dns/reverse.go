@@ -1,8 +1,8 @@
 package dns
 
 import (
+	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"strings"
 
 	wire "github.com/miekg/dns"
@@ -34,12 +34,12 @@ func (c *zoneConfig) find(name string) (zoneApex, bool) {
 		return zoneApex{}, false
 	}
 	for _, p := range c.reverse {
-		if p.Addr().Is4() != r.range_.Addr().Is4() {
+		if p.Addr().Is4() != r.prefix.Addr().Is4() {
 			continue
 		}
 		// A range that ends within a label is several zones.
 		labels := max(1, (p.Bits()+r.bits-1)/r.bits)
-		if r.range_.Bits() >= labels*r.bits && p.Overlaps(r.range_) {
+		if r.prefix.Bits() >= labels*r.bits && p.Overlaps(r.prefix) {
 			return zoneApex{length: r.tail(name, labels), reverse: true}, true
 		}
 	}
@@ -48,7 +48,7 @@ func (c *zoneConfig) find(name string) (zoneApex, bool) {
 
 // reverseName is a name below in-addr.arpa or ip6.arpa.
 type reverseName struct {
-	range_ netip.Prefix // the addresses of which it and all names below are
+	prefix netip.Prefix // the addresses of which it and all names below are
 	bits   int          // a label stands for: 8 or 4
 	below  bool         // it has labels that stand for nothing
 }
@@ -78,7 +78,7 @@ func parseReverse(name string) (r reverseName, ok bool) {
 			return r, false
 		}
 	}
-	if strings.Contains(labels, `\`) {
+	if endsEscaped(labels) { // the dot behind them is of a label
 		return r, false
 	}
 	var ip [16]byte
@@ -90,7 +90,7 @@ func parseReverse(name string) (r reverseName, ok bool) {
 	for labels != "" && n < count {
 		rest, label := cut(labels)
 		v, ok := parseLabel(label, is4)
-		if !ok {
+		if !ok || endsEscaped(rest) {
 			break
 		}
 		if is4 {
@@ -106,9 +106,13 @@ func parseReverse(name string) (r reverseName, ok bool) {
 	if is4 {
 		a = netip.AddrFrom4([4]byte(ip[:4]))
 	}
-	r.range_ = netip.PrefixFrom(a, n*r.bits)
+	r.prefix = netip.PrefixFrom(a, n*r.bits)
 	return r, true
 }
+
+// endsEscaped reports whether what comes behind s is escaped: whether it ends with
+// an odd number of backslashes.
+func endsEscaped(s string) bool { return (len(s)-len(strings.TrimRight(s, `\`)))%2 == 1 }
 
 // parseLabel reads a byte in decimal or a nibble in hexadecimal, written as an
 // address is, without more zeros than needed.
@@ -142,33 +146,37 @@ func (q *lookup) reverse() bool {
 	if !ok || r.below {
 		return false
 	}
-	if !r.range_.IsSingleIP() {
-		for range q.zone.names.Subnets(r.range_) {
+	if !r.prefix.IsSingleIP() {
+		for range q.zone.names.Subnets(r.prefix) {
 			return true
 		}
 		return false
 	}
-	owners, ok := q.zone.names.Get(r.range_)
+	owners, ok := q.zone.names.Get(r.prefix)
 	if ok && q.wants(wire.TypePTR) {
-		q.owners(r.range_.Addr(), owners.list)
+		q.owners(r.prefix.Addr(), owners.list)
 	}
 	return ok
 }
 
+// owners answers with the names of those that have an address or, where there are
+// more than can be returned, of some of them that follow each other, from a random one.
 func (q *lookup) owners(a netip.Addr, owners []owner) {
-	if len(owners) > q.max {
+	first, count := 0, len(owners)
+	if count > q.max {
 		q.a.More = true
-		owners = owners[:q.max]
+		first, count = rand.IntN(count), q.max
 	}
-	names := make([]string, 0, len(owners))
-	for _, o := range owners {
+	known := make(map[string]bool, count)
+	for i := range count {
+		o := owners[(first+i)%len(owners)]
 		name := q.zone.nameOf(o.service)
 		if o.slice != "" {
 			e := endpoint{a, o.host}
 			name = e.label() + "." + name
 		}
-		if fits(name) && !slices.Contains(names, name) {
-			names = append(names, name)
+		if fits(name) && !known[name] {
+			known[name] = true
 			q.put(&wire.PTR{Hdr: q.header(q.owner, wire.TypePTR), Ptr: name})
 		}
 	}

@@ -39,6 +39,7 @@ type Zone struct {
 	synced     bool
 	serial     uint32
 	namespaces cluster.Table[cluster.Namespace]
+	podObjects cluster.Table[cluster.Pod]
 	services   cluster.Table[service]
 	names      *bart.Table[*shared[owner]]       // what has an address: cluster IPs and ready endpoints
 	pods       *bart.Table[*shared[cluster.Key]] // pods, by address
@@ -62,7 +63,7 @@ func NewZone(cfg ZoneConfig) (*Zone, error) {
 		return nil, errors.New("the cluster's domain is empty; use a name such as cluster.local")
 	}
 	// The shortest name of a service needs room in front: "a.b.svc.".
-	if _, ok := wire.IsDomainName(domain); !ok || len(domain) > 240 || strings.ContainsFunc(domain, notOfHostName) {
+	if !isDomain(domain) || len(domain) > 240 {
 		return nil, fmt.Errorf("the cluster's domain %q is not a domain name of letters, digits and hyphens; use one such as cluster.local", cfg.Domain)
 	}
 	z := &zoneConfig{domain: domain + ".", nameServers: slices.Clone(cfg.NameServers), ttl: cfg.TTL}
@@ -75,10 +76,22 @@ func NewZone(cfg ZoneConfig) (*Zone, error) {
 	return &Zone{cfg: z, names: new(bart.Table[*shared[owner]]), pods: new(bart.Table[*shared[cluster.Key]])}, nil
 }
 
-// notOfHostName reports whether r cannot be in a name of hosts (RFC 1123), or an
-// underscore, which domains of services have.
-func notOfHostName(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '.' && r != '_'
+// isDomain reports whether a name in lower case, without the last dot, is one of
+// labels as hosts have them (RFC 1123), or with underscores, as domains of services do.
+func isDomain(name string) bool {
+	if _, ok := wire.IsDomainName(name + "."); !ok {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' || strings.ContainsFunc(label, isNotOfLabel) {
+			return false
+		}
+	}
+	return true
+}
+
+func isNotOfLabel(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
 // Domain returns the cluster's domain, with the last dot.
@@ -178,7 +191,7 @@ func (s *service) target() string {
 	if _, err := netip.ParseAddr(name); err == nil || name == "" {
 		return ""
 	}
-	if _, ok := wire.IsDomainName(name); !ok {
+	if _, ok := wire.IsDomainName(name + "."); !ok {
 		return ""
 	}
 	return name + "."
