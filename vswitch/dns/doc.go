@@ -29,7 +29,8 @@
 // is REFUSED. So does the target of an ExternalName service. The Forwarder looks
 // into its cache (cache.go), joins a flight of the same question if one is under
 // way (forward.go), and else asks the upstreams, one after the other
-// (upstream.go).
+// (upstream.go). On a TCP connection, such a question does not hold up those behind it
+// (connection.go); a share of all that may wait is what one client has (shares.go).
 //
 // Last, the answer is cut to what the client takes: 512 bytes over UDP, up to
 // 1232 if it says so (EDNS), with the TC bit where something is missing, so that
