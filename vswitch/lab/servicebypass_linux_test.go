@@ -83,7 +83,7 @@ func (f *tableLab) judgeBypass(b *bypassing) string {
 		if !f.saw(func(s *agent.Sight) bool {
 			return s.Out && s.Port == "shop/"+f.podOf(at.Addr()) && s.Source == b.from && s.Destination == at
 		}) {
-			return fmt.Sprintf("%s has not seen %s", at, b.from)
+			return fmt.Sprintf("%s has not seen %s; seen of the client were %v", at, b.from, f.sightsOf(b.from))
 		}
 		if !f.saw(func(s *agent.Sight) bool {
 			return s.Out && s.Port == "outside" && s.Source == b.row.Target && s.Destination == b.from
@@ -102,6 +102,18 @@ func (f *tableLab) judgeBypass(b *bypassing) string {
 		}
 	}
 	return ""
+}
+
+// sightsOf returns what was seen of a client, for who looks for what was not.
+func (f *tableLab) sightsOf(client netip.AddrPort) (list []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.bypassed {
+		if s.Source.Port() == client.Port() || s.Destination.Port() == client.Port() {
+			list = append(list, fmt.Sprintf("%s at %s, out %v: %s > %s", s.Node, s.Port, s.Out, s.Source, s.Destination))
+		}
+	}
+	return list
 }
 
 // noteBypass keeps what is from outBypass, or for it.
