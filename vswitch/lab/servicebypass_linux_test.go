@@ -15,7 +15,7 @@ import (
 	"vswitch/vswitch/trace/servicetest"
 )
 
-// bypassing is a row whose first packet went past the balancer.
+// bypassing is a row of which a packet went past the balancer.
 type bypassing struct {
 	*question
 	// from is the client's, and refused what it asked a closed port of the node with:
@@ -81,7 +81,7 @@ func (f *tableLab) judgeBypass(b *bypassing) string {
 	if b.row.Fate == servicetest.Delivered {
 		at := b.row.Endpoints[0]
 		if !f.saw(func(s *agent.Sight) bool {
-			return s.Out && s.Port == "shop/"+f.podOf(at.Addr()) && s.Source == b.from && s.Destination == at
+			return s.Out && s.Port == f.portOf(at.Addr()) && s.Source == b.from && s.Destination == at
 		}) {
 			return fmt.Sprintf("%s has not seen %s; seen of the client were %v", at, b.from, f.sightsOf(b.from))
 		}

@@ -64,15 +64,17 @@ func (q *question) ask(i int) ask {
 	return a
 }
 
-// bypassed reports whether the balancer seems to send nothing of the row to its
-// node, which fails the health check: to drop it, or to give it to what still
-// serves.
-func (q *question) bypassed() bool {
-	if !q.checked || len(q.last) > 0 {
-		return false
-	}
+// bypasses reports whether the row is also put in past the balancer, which would
+// not send its node what that drops, and perhaps not what still serves there.
+func (q *question) bypasses() bool {
 	r := q.row
-	return r.Fate == servicetest.Dropped || r.Fate == servicetest.Delivered && q.rounds >= 3 && len(r.Endpoints) == 1 && !r.HiddenBy(q.lab.masquerade)
+	return q.checked && (r.Fate == servicetest.Dropped || r.Fate == servicetest.Delivered && len(r.Endpoints) == 1 && !r.HiddenBy(q.lab.masquerade))
+}
+
+// unsent reports whether the balancer seems to send nothing of the row to its
+// node.
+func (q *question) unsent() bool {
+	return len(q.last) == 0 && (q.row.Fate == servicetest.Dropped || q.rounds >= 3)
 }
 
 // judge compares what came of some sockets with the row. done: all that it says
@@ -199,7 +201,15 @@ func (f *tableLab) podAt(a *attempt, like netip.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// podOf is the pod of an address.
+// portOf is the port of its node's switch where what has an address hears.
+func (f *tableLab) portOf(a netip.Addr) string {
+	if pod := f.podOf(a); pod != "" {
+		return "shop/" + pod
+	}
+	return "node" // of the host network
+}
+
+// podOf is the pod of an address, if one has it for itself.
 func (f *tableLab) podOf(a netip.Addr) string {
 	for pod := range servicetest.Pods {
 		if p := f.places[pod]; p[0] == a.String() || p[1] == a.String() {

@@ -357,13 +357,12 @@ func (f *tableLab) ask(from string, list []*question) (problems []string) {
 			if !done && problem == "" && late {
 				problem = fmt.Sprintf("in %s, that was not seen; answers are from %v, last: %+v", tableWithin, q.seen, q.last)
 			}
-			if q.bypassed() {
-				bypassed = append(bypassed, q)
-				continue
-			}
-			if problem != "" {
+			switch {
+			case problem != "":
 				problems = append(problems, q.row.Text+": "+problem)
-			} else if !done {
+			case q.bypasses() && (done || q.unsent()):
+				bypassed = append(bypassed, q)
+			case !done:
 				rest = append(rest, q)
 			}
 		}
