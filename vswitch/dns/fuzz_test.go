@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -232,18 +233,30 @@ func (e *echoing) Close() error                { return nil }
 func (e *echoing) RemoteAddr() net.Addr        { return &net.UDPAddr{} }
 func (e *echoing) SetDeadline(time.Time) error { return nil }
 
-// FuzzZone asks a zone for any name, by its own method: a name of ours that is not
-// denied is one that was written down.
+// FuzzZone asks a zone for any name, by its own method. What a message can ask for is
+// there if it was written down, or is above something that was.
 func FuzzZone(f *testing.F) {
-	z := someZone(f)
-	for _, n := range []string{"web.shop.svc.cluster.local.", "..web.shop.svc.cluster.local.", "1.0.244.10.in-addr.arpa.", "f.f.ip6.arpa.", ".", "", `\`, "..", ".cluster.local.", "pod.cluster.local."} {
+	state, cfg := someState(f)
+	z := zoneOf(f, state, cfg.ClusterCIDRs)
+	there := map[string]bool{}
+	apexes := []string{"cluster.local.", "244.10.in-addr.arpa.", "0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa."}
+	for _, n := range slices.AppendSeq(append(apexes, "ns.dns.cluster.local.", "dns-version.cluster.local."), maps.Keys(write(state))) {
+		for ; n != ""; _, n, _ = strings.Cut(n, ".") {
+			there[n] = true
+		}
+	}
+	for _, n := range []string{"web.shop.svc.cluster.local.", "..web.shop.svc.cluster.local.", "1.0.244.10.in-addr.arpa.", "f.f.ip6.arpa.", ".", "", `\`, "..",
+		".cluster.local.", "pod.cluster.local.", "10-244-0-1.many.shop.svc.cluster.local.", "10:244:0:1.many.shop.svc.cluster.local.", "10.244.0.1.shop.pod.cluster.local."} {
 		f.Add(n, uint16(1))
 	}
 	f.Fuzz(func(t *testing.T, name string, qtype uint16) {
 		a, ours := z.Answer(dns.Question{Name: name, Type: qtype, Size: 512})
 		lower := strings.ToLower(name)
-		if inside := strings.HasSuffix(lower, ".cluster.local.") || lower == "cluster.local." || strings.HasSuffix(lower, ".arpa."); ours && !inside {
+		if inside := slices.ContainsFunc(apexes, func(apex string) bool { return lower == apex || strings.HasSuffix(lower, "."+apex) }); ours && !inside {
 			t.Fatalf("%q is ours: %+v", name, a)
+		}
+		if ours && onTheWire(name) && (a.Rcode == wire.RcodeSuccess) != there[lower] {
+			t.Fatalf("%q: %s, but it is there: %v", name, wire.RcodeToString[a.Rcode], there[lower])
 		}
 		if ours && len(a.Answer) == 0 && len(a.Authority) != 1 {
 			t.Fatalf("%q: nothing, and no SOA", name)
@@ -252,4 +265,15 @@ func FuzzZone(f *testing.F) {
 			t.Fatalf("%q: %d records", name, len(a.Answer))
 		}
 	})
+}
+
+// onTheWire reports whether a message can have a name of this form.
+func onTheWire(name string) bool {
+	b := make([]byte, 256)
+	n, err := wire.PackDomainName(name, b, 0, nil, false)
+	if err != nil {
+		return false
+	}
+	back, _, err := wire.UnpackDomainName(b[:n], 0)
+	return err == nil && back == name
 }

@@ -13,6 +13,8 @@ import (
 
 	wire "github.com/miekg/dns"
 
+	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
 	"vswitch/vswitch/dns"
 )
 
@@ -32,8 +34,8 @@ metadata: {name: many, namespace: shop}
 spec: {clusterIP: None, ports: [{name: http, port: 80}]}
 `
 
-// someZone has a service of 200 endpoints, many, beside others.
-func someZone(t testing.TB) *dns.Zone {
+// someState has a service of 200 endpoints, many, beside others.
+func someState(t testing.TB) (*cluster.State, control.Config) {
 	var b bytes.Buffer
 	b.WriteString(someServices)
 	for slice := range 2 {
@@ -43,7 +45,12 @@ func someZone(t testing.TB) *dns.Zone {
 			b.WriteString("- {addresses: [" + netip.AddrFrom4([4]byte{10, 244, byte(slice), byte(i + 1)}).String() + "], nodeName: node1}\n")
 		}
 	}
-	state, cfg := static(t, b.String(), nil)
+	return static(t, b.String(), nil)
+}
+
+// someZone is the zone of someState.
+func someZone(t testing.TB) *dns.Zone {
+	state, cfg := someState(t)
 	return zoneOf(t, state, cfg.ClusterCIDRs)
 }
 

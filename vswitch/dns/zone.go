@@ -206,21 +206,31 @@ func (e *endpoint) label() string {
 	return dashed(e.addr)
 }
 
+// dashed writes an address with hyphens, of which none is at the end, as no host
+// has such a name: fd00:: is fd00--0.
 func dashed(a netip.Addr) string {
-	return strings.Map(func(r rune) rune {
+	label := strings.Map(func(r rune) rune {
 		if r == '.' || r == ':' {
 			return '-'
 		}
 		return r
 	}, a.String())
+	if strings.HasSuffix(label, "-") {
+		return label + "0"
+	}
+	return label
 }
 
-// undashed returns the address that a label of that form stands for.
-func undashed(label string) (netip.Addr, bool) {
+// undashed returns the address that a label of that form stands for. Several labels
+// are none: 10.244.1.2.
+func undashed(label string) (a netip.Addr, ok bool) {
+	if strings.ContainsAny(label, ".:%") {
+		return a, false
+	}
 	by := ":"
 	if strings.Count(label, "-") == 3 && !strings.Contains(label, "--") {
 		by = "."
 	}
 	a, err := netip.ParseAddr(strings.ReplaceAll(label, "-", by))
-	return a, err == nil && a.Zone() == ""
+	return a, err == nil
 }
