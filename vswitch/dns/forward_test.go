@@ -168,11 +168,13 @@ func TestForward(t *testing.T) {
 				kind.Question[0].Qtype = wire.TypeAAAA
 				echo := q.Copy()
 				return []*wire.Msg{id, other, kind, echo, reply(q, 0, name+" 10 A 198.51.100.9")}
-			case "old.example.test.":
+			case "old.example.test.", "old.cut.example.test.":
 				if q.IsEdns0() != nil {
 					return []*wire.Msg{reply(q, wire.RcodeFormatError, "")}
 				}
-				return []*wire.Msg{reply(q, 0, name+" 10 A 198.51.100.10")}
+				m := reply(q, 0, name+" 10 A 198.51.100.10")
+				m.Truncated = network == "udp" && strings.Contains(name, "cut")
+				return []*wire.Msg{m}
 			case "broken.example.test.":
 				return []*wire.Msg{reply(q, wire.RcodeServerFailure, "")}
 			}
@@ -199,6 +201,11 @@ func TestForward(t *testing.T) {
 		expect(t, "asked", n.asks(), up1+" udp cut.example.test.; "+up1+" tcp cut.example.test.")
 		expect(t, "answers that are not to the question", text(ask("spoofed.example.test.")), "NOERROR; spoofed.example.test. 10 IN A 198.51.100.9")
 		expect(t, "no EDNS", text(ask("old.example.test.")), "NOERROR; old.example.test. 10 IN A 198.51.100.10")
+		m = ask("old.cut.example.test.")
+		expect(t, "no EDNS, and cut over UDP", text(m), "NOERROR; old.cut.example.test. 10 IN A 198.51.100.10")
+		if m.Truncated {
+			t.Error(m)
+		}
 		n.asks()
 
 		m = ask("no.example.test.")

@@ -156,12 +156,14 @@ func (f *Forwarder) askAll(ctx context.Context, fl *flight, q *forwarded) (*wire
 func (f *Forwarder) ask(ctx context.Context, fl *flight, u *upstream, q *forwarded, timeout time.Duration) (*wire.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	m, err := f.exchange(ctx, fl, u, "udp", q.query(true))
+	edns := true
+	m, err := f.exchange(ctx, fl, u, "udp", q.query(edns))
 	if err == nil && (m.Rcode == wire.RcodeFormatError || m.Rcode == wire.RcodeNotImplemented || m.Rcode == wire.RcodeBadVers) {
-		m, err = f.exchange(ctx, fl, u, "udp", q.query(false))
+		edns = false
+		m, err = f.exchange(ctx, fl, u, "udp", q.query(edns))
 	}
 	if err == nil && m.Truncated {
-		whole, err := f.exchange(ctx, fl, u, "tcp", q.query(true))
+		whole, err := f.exchange(ctx, fl, u, "tcp", q.query(edns))
 		if err == nil {
 			return whole, nil
 		}
