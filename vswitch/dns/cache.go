@@ -32,9 +32,13 @@ type entry struct {
 	keep   time.Duration
 }
 
-// newEntry keeps a message, without its OPT record, which is not for the client.
+// ofOneHop are the types of records that are of who sent the message, and not for
+// the client.
+var ofOneHop = []uint16{wire.TypeOPT, wire.TypeTSIG, wire.TypeSIG}
+
+// newEntry keeps a message, without what is not for the client.
 func newEntry(m *wire.Msg, now time.Time) (*entry, error) {
-	m.Extra = slices.DeleteFunc(m.Extra, func(r wire.RR) bool { return r.Header().Rrtype == wire.TypeOPT })
+	m.Extra = slices.DeleteFunc(m.Extra, func(r wire.RR) bool { return slices.Contains(ofOneHop, r.Header().Rrtype) })
 	if m.Rcode > 0xf { // the rest of it was in there
 		m.Rcode = wire.RcodeServerFailure
 	}
@@ -43,6 +47,7 @@ func newEntry(m *wire.Msg, now time.Time) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	packed = slices.Clone(packed) // its memory is what it takes without compression
 	return &entry{packed: packed, stored: now, keep: lifetime(m)}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -73,7 +74,9 @@ func (n *internet) serve(c net.Conn, network, address string, r func(string, *wi
 		}
 		n.mu.Unlock()
 		for _, m := range r(network, q) {
-			_ = conn.WriteMsg(m)
+			if b, err := m.Pack(); err == nil {
+				_, _ = conn.Write(b)
+			}
 		}
 	}
 }
@@ -421,8 +424,33 @@ func TestForwardLoop(t *testing.T) {
 	}
 }
 
-// TestForwardCacheIsBounded asks for more than is remembered.
+// TestForwardOneHop: what signs an upstream's message is not passed on, and does not
+// keep an answer from being cut.
+func TestForwardOneHop(t *testing.T) {
+	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
+		up1: func(_ string, q *wire.Msg) []*wire.Msg {
+			m := reply(q, 0, "")
+			for i := range 60 {
+				m.Answer = append(m.Answer, &wire.A{Hdr: wire.RR_Header{Name: "a.test.", Rrtype: wire.TypeA, Class: wire.ClassINET, Ttl: 10}, A: net.IPv4(198, 51, 100, byte(i))})
+			}
+			m.SetEdns0(1232, false)
+			m.Extra = append(m.Extra, &wire.TSIG{Hdr: wire.RR_Header{Name: "key.", Rrtype: wire.TypeTSIG, Class: wire.ClassANY}, Algorithm: wire.HmacSHA256})
+			m.Compress = true
+			return []*wire.Msg{m}
+		},
+	}}
+	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
+		m := ask("a.test.")
+		if b, err := m.Pack(); err != nil || len(b) > 512 || !m.Truncated || len(m.Extra) != 0 {
+			t.Errorf("%d bytes, %v, truncated %v, beside it %v", len(b), err, m.Truncated, m.Extra)
+		}
+	}, up1)
+}
+
+// TestForwardCacheIsBounded asks for more than is remembered, which is 4 MiB. The
+// names are long, and a message has them once.
 func TestForwardCacheIsBounded(t *testing.T) {
+	long := "." + strings.Repeat(strings.Repeat("x", 60)+".", 3)
 	n := &internet{resolvers: map[string]func(string, *wire.Msg) []*wire.Msg{
 		up1: func(_ string, q *wire.Msg) []*wire.Msg {
 			m := reply(q, 0, q.Question[0].Name+" 3600 A 198.51.100.1")
@@ -433,20 +461,30 @@ func TestForwardCacheIsBounded(t *testing.T) {
 			return []*wire.Msg{m}
 		},
 	}}
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
 	forwarding(t, n, func(t *testing.T, ask func(string) *wire.Msg, _ *dns.Forwarder) {
 		const count = 5000
-		for i := range count { // more than 800 bytes each
-			ask(fmt.Sprintf("%d.test.", i))
+		before := heap()
+		for i := range count { // more than 1,200 bytes each
+			ask(fmt.Sprint(i, long))
 		}
 		n.asks()
+		if took := heap() - before; took > 6<<20 {
+			t.Errorf("they take %d KiB", took>>10)
+		}
 		again := 0
 		for i := count - 1; i >= 0; i-- {
-			ask(fmt.Sprintf("%d.test.", i))
+			ask(fmt.Sprint(i, long))
 			if n.asks() != "" {
 				again++
 			}
 		}
-		if again < 500 || again > 3000 {
+		if again < 1500 || again > 4000 {
 			t.Errorf("%d of %d were forgotten", again, count)
 		}
 	}, up1)
