@@ -322,88 +322,63 @@ type fromAddr struct {
 
 func (c fromAddr) RemoteAddr() net.Addr { return &c.from }
 
-// TestServerConnectionsOfOne: one address has no more than a quarter of them.
-func TestServerConnectionsOfOne(t *testing.T) {
-	zone := someZone(t)
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		l := newPipes()
-		done := make(chan error)
-		go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, l) }()
-		served := func(from string) (net.Conn, bool) {
-			client, server := net.Pipe()
-			l.conns <- fromAddr{server, net.TCPAddr{IP: net.ParseIP(from), Port: 4000}}
-			conn := &wire.Conn{Conn: client}
-			_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
-			_, err := conn.ReadMsg()
-			return client, err == nil
-		}
-		var first net.Conn
-		for i := range 128 {
-			c, ok := served("192.0.2.1")
-			if !ok {
-				t.Fatalf("connection %d is not served", i+1)
-			}
-			if first == nil {
-				first = c
-			}
-		}
-		if _, ok := served("::ffff:192.0.2.1"); ok {
-			t.Error("connection 129 of one address is served")
-		}
-		if _, ok := served("192.0.2.2"); !ok {
-			t.Error("another address is not served")
-		}
-		first.Close()
-		synctest.Wait()
-		if _, ok := served("192.0.2.1"); !ok {
-			t.Error("one that has gone does not make room")
-		}
-		if _, ok := served("192.0.2.1"); ok {
-			t.Error("one that has gone makes room for two")
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// TestServerConnections: more than 512 connections at a time are not served, but
-// those that go make room.
+// TestServerConnections: a listener has so many connections at a time, and one address
+// a quarter of them. Those that go make room, each for one.
 func TestServerConnections(t *testing.T) {
 	zone := someZone(t)
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		l := newPipes()
-		done := make(chan error)
-		go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, l) }()
-		var open []net.Conn
-		served := func() bool {
-			client, server := net.Pipe()
-			l.conns <- server
-			open = append(open, client)
-			conn := &wire.Conn{Conn: client}
-			_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
-			_, err := conn.ReadMsg()
-			return err == nil
-		}
-		for i := range 512 {
-			if !served() {
-				t.Fatalf("connection %d is not served", i+1)
-			}
-		}
-		if served() {
-			t.Error("connection 513 is served")
-		}
-		open[7].Close()
-		synctest.Wait()
-		if !served() || served() {
-			t.Error("one that has gone does not make room for one")
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	for _, k := range []struct {
+		name          string
+		from          func(i int) string
+		most          int
+		another       string // one more address
+		anotherServed bool
+	}{
+		{"of one address", func(int) string { return "192.0.2.1" }, 128, "192.0.2.2", true},
+		{"of many", func(i int) string { return fmt.Sprintf("192.0.2.%d", i%4) }, 512, "192.0.2.9", false},
+	} {
+		t.Run(k.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				l := newPipes()
+				done := make(chan error)
+				go func() { done <- dns.NewServer(zone, dns.ServerConfig{}).ServeListener(ctx, l) }()
+				served := func(from string) (net.Conn, bool) {
+					client, server := net.Pipe()
+					l.conns <- fromAddr{server, net.TCPAddr{IP: net.ParseIP(from), Port: 4000}}
+					conn := &wire.Conn{Conn: client}
+					_ = conn.WriteMsg(question("web.shop.svc.cluster.local.", wire.TypeA))
+					_, err := conn.ReadMsg()
+					return client, err == nil
+				}
+				var open []net.Conn
+				for i := range k.most {
+					c, ok := served(k.from(i))
+					if !ok {
+						t.Fatalf("connection %d is not served", i+1)
+					}
+					open = append(open, c)
+				}
+				if _, ok := served("::ffff:" + k.from(7)); ok {
+					t.Errorf("connection %d is served", k.most+1)
+				}
+				another, ok := served(k.another)
+				if ok != k.anotherServed {
+					t.Errorf("that another address is served: %v", ok)
+				}
+				another.Close()
+				open[7].Close()
+				synctest.Wait()
+				if _, ok := served(k.from(7)); !ok {
+					t.Error("one that has gone does not make room")
+				}
+				if _, ok := served(k.from(7)); ok {
+					t.Error("one that has gone makes room for two")
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
