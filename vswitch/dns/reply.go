@@ -90,9 +90,6 @@ func options(m *wire.Msg) (opt *wire.OPT, n int) {
 	return opt, n
 }
 
-// failure answers a query with nothing but a code.
-func failure(req *wire.Msg, rcode int) *wire.Msg { return new(wire.Msg).SetRcode(req, rcode) }
-
 // fromZone fills in what the zone says, and whether the forwarder is to be asked, for
 // all of it or for the rest.
 func (s *Server) fromZone(u *unfinished) {

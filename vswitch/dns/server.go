@@ -146,7 +146,7 @@ func (s *Server) handle(ctx context.Context, w wire.ResponseWriter, req *wire.Ms
 func send(write func([]byte) error, req, m *wire.Msg) (*wire.Msg, error) {
 	packed, err := m.Pack()
 	if err != nil {
-		m = failure(req, wire.RcodeServerFailure)
+		m = new(wire.Msg).SetRcode(req, wire.RcodeServerFailure)
 		packed, err = m.Pack()
 	}
 	if err != nil {
