@@ -170,8 +170,8 @@ func (n *Node) DetachPod(namespace, name string) error {
 
 // detach is DetachPod with mu held, without saving.
 func (n *Node) detach(p *attachedPod) {
+	delete(n.pods, p.Namespace+"/"+p.Name) // first, or it would be vouched for again
 	n.unplug(p)
-	delete(n.pods, p.Namespace+"/"+p.Name)
 	for _, ip := range p.IPs {
 		n.prod(forgetPod(n.conns, packet.AddrFrom(ip)))
 	}

@@ -323,6 +323,27 @@ func TestB21PolicyBeforePod(t *testing.T) {
 	}
 }
 
+// TestPolicyAddressReused: who has the address of a pod that is gone has none of its
+// rights, though the feed has the pod for a while longer than the node.
+func TestPolicyAddressReused(t *testing.T) {
+	g := newGuarded(t)
+	g.update(func(tx *cluster.Txn) { tx.Put(pod("web", "web")); tx.Put(guard("guard")) })
+	web := g.request("web", "10.244.1.20")
+	serveTCP(t, web.NetNS)
+	g.node.pod(web)
+	if err := short(g.friend.NetNS, "10.244.1.20", time.Minute); err != nil {
+		t.Fatalf("a friend: %v", err)
+	}
+	if err := g.node.DetachPod(context.Background(), "x", "friend"); err != nil {
+		t.Fatal(err)
+	}
+	g.enforced(g.update(func(tx *cluster.Txn) { tx.Delete(cluster.KindPod.Ref(cluster.Key{Namespace: "x", Name: "friend"})) }))
+	next := g.attach("next", "10.244.1.10")
+	if err := short(next.NetNS, "10.244.1.20", 2*time.Second); err == nil {
+		t.Error("its successor at the address is let in, too")
+	}
+}
+
 // txDropped returns how many packets the kernel has dropped that a pod sent,
 // before the switch could read them.
 func txDropped(t *testing.T, ns string) (n uint64) {
