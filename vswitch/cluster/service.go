@@ -146,12 +146,19 @@ const (
 	LabelManagedBy = "endpointslice.kubernetes.io/managed-by"
 	// LabelZone on a Node names its zone.
 	LabelZone = "topology.kubernetes.io/zone"
+	// AnnotationTrigger on an EndpointSlice or Endpoints is when what last changed
+	// them happened (RFC 3339).
+	AnnotationTrigger = "endpoints.kubernetes.io/last-change-trigger-time"
 )
 
 // EndpointSlice is some of the endpoints of a service, all of one family and
 // with the same ports.
 type EndpointSlice struct {
 	Meta
+	// Owner is the object that the slice was made from, a Service or Endpoints,
+	// and OwnerUID its UID; empty for one that somebody wrote.
+	Owner     Ref            `json:"owner,omitzero"`
+	OwnerUID  string         `json:"ownerUID,omitempty"`
 	Family    IPFamily       `json:"family"`
 	Ports     []EndpointPort `json:"ports,omitempty"`
 	Endpoints []Endpoint     `json:"endpoints,omitempty"`

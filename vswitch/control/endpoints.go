@@ -71,17 +71,23 @@ func endpointsOf(s *cluster.State, k cluster.Key, list []*cluster.EndpointSlice)
 	if v.Headless {
 		e.Labels[cluster.LabelHeadless] = ""
 	}
-	p := packing{}
+	p, trigger := packing{}, ""
 	for _, slice := range list {
+		if len(v.IPFamilies) > 0 && slice.Family != v.IPFamilies[0] {
+			continue
+		}
 		e.ResourceVersion = max(e.ResourceVersion, slice.ResourceVersion)
-		if len(v.IPFamilies) > 0 && slice.Family != v.IPFamilies[0] || len(slice.Ports) == 0 && len(v.Ports) > 0 {
+		trigger = max(trigger, slice.Annotations[cluster.AnnotationTrigger])
+		if len(slice.Ports) == 0 && len(v.Ports) > 0 {
 			continue
 		}
 		for i := range slice.Endpoints {
 			p.add(&slice.Endpoints[i], slice.Ports, v.PublishNotReady)
 		}
 	}
-	e.Subsets = p.subsets()
+	if e.Subsets = p.subsets(); trigger != "" {
+		e.Annotations = map[string]string{cluster.AnnotationTrigger: trigger}
+	}
 	return e
 }
 

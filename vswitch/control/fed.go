@@ -11,10 +11,14 @@ func forNodes(o cluster.Object) cluster.Object {
 		return &cluster.Node{Meta: identity(&v.Meta), Addresses: v.Addresses, ExtraAddresses: v.ExtraAddresses}
 	case *cluster.Pod:
 		return toldPod(v)
-	case *cluster.Service, *cluster.EndpointSlice:
+	case *cluster.Service:
 		out := cluster.Clone(v)
 		out.Metadata().Manifest = nil // for people, not for the data plane
 		return out
+	case *cluster.EndpointSlice:
+		out := *v
+		out.Manifest, out.Annotations, out.Owner, out.OwnerUID = nil, nil, cluster.Ref{}, "" // as little
+		return &out
 	case *cluster.NetworkPolicy, *cluster.ClusterNetworkPolicy:
 		out := cluster.Clone(v)
 		*out.Metadata() = identity(v.Metadata())

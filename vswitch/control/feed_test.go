@@ -192,6 +192,8 @@ func everything() *cluster.Objects {
 			Containers: []cluster.Container{{Name: "c", Image: "i", Command: []string{"x"}, Env: []string{"A=b"},
 				Ports: []cluster.ContainerPort{{Name: "http", Port: 80, HostPort: 8080, Protocol: 6}}}},
 			Phase: cluster.PodRunning, Ready: true, Restarts: 3, Started: time.Unix(10, 0), Statuses: []cluster.ContainerStatus{{Name: "c"}}}},
+		EndpointSlices: []*cluster.EndpointSlice{{Meta: meta("ns", "s-1"), Owner: cluster.KindService.Ref(cluster.Key{Namespace: "ns", Name: "s"}), OwnerUID: "u-s",
+			Family: cluster.IPv4, Endpoints: []cluster.Endpoint{{Addresses: []netip.Addr{addr("10.244.1.2")}, Ready: true, Serving: true}}}},
 		NetworkPolicies: []*cluster.NetworkPolicy{{Meta: meta("ns", "np"), Pods: *pods, IsolatesIngress: true, Ingress: rules, Invalid: "why"}},
 		ClusterNetworkPolicies: []*cluster.ClusterNetworkPolicy{{Meta: meta("", "cnp"), Tier: cluster.TierAdmin, Priority: 5,
 			Subject: cluster.PolicyPeer{Namespaces: &cluster.Selector{}}, Egress: rules}},
@@ -215,6 +217,9 @@ func TestFeedTells(t *testing.T) {
 	want.Pods = []*cluster.Pod{{Meta: meta(pod.Meta), Node: "n1",
 		InitContainers: []cluster.Container{{Name: "side", Sidecar: true, Ports: []cluster.ContainerPort{{Name: "m", Port: 90, Protocol: 17}}}},
 		Containers:     []cluster.Container{{Name: "c", Ports: []cluster.ContainerPort{{Name: "http", Port: 80, Protocol: 6}}}}}}
+	slice := *in.EndpointSlices[0]
+	slice.Annotations, slice.Manifest, slice.Owner, slice.OwnerUID = nil, nil, cluster.Ref{}, ""
+	want.EndpointSlices = []*cluster.EndpointSlice{&slice}
 	text := func(o *cluster.Objects) string {
 		b, err := json.MarshalIndent(o, "", " ")
 		if err != nil {
@@ -248,6 +253,7 @@ func TestFeedStatus(t *testing.T) {
 		"pod replaced":       {func(o *cluster.Objects) { o.Pods[0].UID = "v" }, 1},
 		"pod leaving":        {func(o *cluster.Objects) { o.Pods[0].Deleted = time.Unix(20, 0) }, 1},
 		"port of a pod":      {func(o *cluster.Objects) { o.Pods[0].Containers[0].Ports[0].Port = 81 }, 1},
+		"owner of a slice":   {func(o *cluster.Objects) { o.EndpointSlices[0].OwnerUID, o.EndpointSlices[0].Annotations = "v", nil }, 0},
 		"namespace's label":  {func(o *cluster.Objects) { o.Namespaces[0].Labels = nil }, 1},
 		"policy's rule":      {func(o *cluster.Objects) { o.NetworkPolicies[0].Ingress = nil }, 1},
 		"priority":           {func(o *cluster.Objects) { o.ClusterNetworkPolicies[0].Priority = 6 }, 1},

@@ -237,10 +237,18 @@ func durable(o cluster.Object) cluster.Object {
 }
 
 // load puts what was kept into the Store. Pods that were being deleted are
-// gone: whoever ran them is, too.
+// gone: whoever ran them is, too. What has a status has lost it, and so is of a
+// new version.
 func (s *step) load(kept *saved) {
 	for o := range kept.Put.All() {
-		if o.Kind() != cluster.KindPod || o.Metadata().Deleted.IsZero() {
+		switch o.Kind() {
+		case cluster.KindPod:
+			if o.Metadata().Deleted.IsZero() {
+				s.put(o)
+			}
+		case cluster.KindNode, cluster.KindDeployment, cluster.KindService:
+			s.put(o)
+		default:
 			s.tx.Put(o)
 		}
 	}

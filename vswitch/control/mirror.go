@@ -36,7 +36,8 @@ func (r *refill) mirror(e *cluster.Endpoints) {
 			v := r.mirrored(g, have, used)
 			used[v.Name] = true
 			v.Endpoints = chunk
-			v.Labels = r.mirrorLabels(e)
+			v.Labels, v.Annotations = r.mirrorLabels(e), mirrorAnnotations(e)
+			v.Owner, v.OwnerUID = cluster.RefOf(e), e.UID
 		}
 	}
 	for _, name := range have {
@@ -53,7 +54,7 @@ func (r *refill) mirrored(g mirrorGroup, have []string, used map[string]bool) *c
 			return v
 		}
 	}
-	return r.add(g.family, g.ports, mirrorController)
+	return r.add(g.family, g.ports)
 }
 
 func (r *refill) mirrorLabels(e *cluster.Endpoints) map[string]string {
@@ -64,6 +65,14 @@ func (r *refill) mirrorLabels(e *cluster.Endpoints) map[string]string {
 	labels[cluster.LabelServiceName] = r.key.Name
 	labels[cluster.LabelManagedBy] = mirrorController
 	return labels
+}
+
+// mirrorAnnotations are those of the Endpoints, but for what is true of themselves
+// only.
+func mirrorAnnotations(e *cluster.Endpoints) map[string]string {
+	annotations := maps.Clone(e.Annotations)
+	delete(annotations, cluster.AnnotationTrigger)
+	return annotations
 }
 
 // mirrorGroup is what goes into the same slices.

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"vswitch/vswitch/cluster"
 )
@@ -70,7 +71,7 @@ func (r *refill) relabel(pods map[cluster.Key]bool) {
 		if v.Labels[cluster.LabelManagedBy] != sliceController { // it has a selector now
 			v.Endpoints = nil
 		}
-		v.Labels = labels
+		v.Labels, v.Owner, v.OwnerUID = labels, cluster.RefOf(r.service), r.service.UID
 		for i := range v.Endpoints {
 			pods[v.Endpoints[i].Pod] = true
 		}
@@ -168,16 +169,16 @@ func (r *refill) room(f cluster.IPFamily, ports []cluster.EndpointPort) *cluster
 			return r.slice(name)
 		}
 	}
-	v := r.add(f, ports, sliceController)
+	v := r.add(f, ports)
 	r.names = append(r.names, v.Name)
 	return v
 }
 
-// add makes a slice whose name follows from what is in it, and from how many
-// like it there are already.
-func (r *refill) add(f cluster.IPFamily, ports []cluster.EndpointPort, controller string) *cluster.EndpointSlice {
-	v := &cluster.EndpointSlice{Family: f, Ports: ports}
-	v.Namespace, v.Labels = r.key.Namespace, r.labels(controller)
+// add makes a slice of the service whose name follows from what is in it, and from
+// how many like it there are already.
+func (r *refill) add(f cluster.IPFamily, ports []cluster.EndpointPort) *cluster.EndpointSlice {
+	v := &cluster.EndpointSlice{Family: f, Ports: ports, Owner: cluster.RefOf(r.service), OwnerUID: r.service.UID}
+	v.Namespace, v.Labels = r.key.Namespace, r.labels(sliceController)
 	base := r.key.Name[:min(len(r.key.Name), 57)] + "-"
 	for serial := 0; ; serial++ {
 		v.Name = base + encode(hash(r.key, f, ports, serial), 5)
@@ -224,7 +225,7 @@ func (r *refill) hold() {
 	for _, f := range r.service.IPFamilies {
 		switch name, ok := held[f]; {
 		case !ok:
-			r.held[r.add(f, nil, sliceController).Name] = true
+			r.held[r.add(f, nil).Name] = true
 		case name != "":
 			r.held[name] = true
 		}
@@ -239,11 +240,19 @@ func (r *refill) commit() {
 		switch {
 		case len(v.Endpoints) == 0 && !r.held[name]:
 			r.tx.Delete(cluster.RefOf(v))
-		case own == nil || !maps.Equal(own.Labels, v.Labels) || !slices.EqualFunc(own.Endpoints, v.Endpoints, func(a, b cluster.Endpoint) bool { return equalEndpoint(&a, &b) }):
+		case own == nil || !sameMeta(own, v) || !slices.EqualFunc(own.Endpoints, v.Endpoints, func(a, b cluster.Endpoint) bool { return equalEndpoint(&a, &b) }):
 			v.Generation++
+			if v.Owner.Kind == cluster.KindService {
+				v.Annotations = map[string]string{cluster.AnnotationTrigger: r.now.Format(time.RFC3339)}
+			}
 			r.put(v)
 		}
 	}
+}
+
+// sameMeta compares what two slices have of their owner.
+func sameMeta(a, b *cluster.EndpointSlice) bool {
+	return a.Owner == b.Owner && a.OwnerUID == b.OwnerUID && maps.Equal(a.Labels, b.Labels) && maps.Equal(a.Annotations, b.Annotations)
 }
 
 // endpoint is what a pod is as an endpoint of the service, or nil without an

@@ -13,6 +13,11 @@ func (s *step) serve() {
 	for _, k := range sorted(services) {
 		s.assign(k)
 	}
+	lost := s.index.fan.lost
+	s.index.fan.lost = map[cluster.Key]bool{}
+	for _, k := range sorted(lost) {
+		s.renew(k)
+	}
 	s.deriveAll()
 }
 

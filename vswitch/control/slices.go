@@ -39,6 +39,7 @@ type fanout struct {
 	// What is to be looked at, and is then cleared.
 	whole map[cluster.Key]bool                 // services
 	moved map[cluster.Key]map[cluster.Key]bool // pods that changed, by service
+	lost  map[cluster.Key]bool                 // services that a slice went from
 }
 
 // place is where a pod's endpoint of a family is looked for.
@@ -50,10 +51,10 @@ type place struct {
 func newFanout() *fanout {
 	return &fanout{selectors: newSelectors(), at: map[place]string{}, slices: map[cluster.Key]map[string]bool{},
 		written: map[cluster.Key]map[string]bool{}, lacking: map[cluster.Key]map[cluster.Key][]string{},
-		whole: map[cluster.Key]bool{}, moved: map[cluster.Key]map[cluster.Key]bool{}}
+		whole: map[cluster.Key]bool{}, moved: map[cluster.Key]map[cluster.Key]bool{}, lost: map[cluster.Key]bool{}}
 }
 
-func (x *fanout) idle() bool { return len(x.whole)+len(x.moved) == 0 }
+func (x *fanout) idle() bool { return len(x.whole)+len(x.moved)+len(x.lost) == 0 }
 
 // touch notes that a pod changed for the services that select it.
 func (x *fanout) touch(p *cluster.Pod) {
@@ -90,6 +91,9 @@ func sameEndpoints(a, b *cluster.Service) bool {
 }
 
 func (x *fanout) slice(c cluster.Change[cluster.EndpointSlice]) {
+	if c.Old != nil && (c.New == nil || c.New.Service() != c.Old.Service() || c.New.Family != c.Old.Family) {
+		x.lost[c.Old.Service()] = true
+	}
 	for _, v := range []*cluster.EndpointSlice{c.Old, c.New} {
 		if v == nil {
 			continue
@@ -133,6 +137,26 @@ func nameIn(sets map[cluster.Key]map[string]bool, k cluster.Key, name string, in
 		sets[k] = map[string]bool{}
 	}
 	sets[k][name] = true
+}
+
+// renew gives a service that a slice went from, and none changed for, a new version.
+// Its Endpoints, which EndpointsOf makes when they are read, are of the latest version
+// that they are made from, and would go back to an earlier one.
+func (s *step) renew(k cluster.Key) {
+	v := s.tx.Own().Service(k)
+	if v == nil {
+		return
+	}
+	for _, names := range []map[string]bool{s.index.fan.slices[k], s.index.fan.written[k]} {
+		for name := range names {
+			slice := s.tx.Own().EndpointSlices.Get(cluster.Key{Namespace: k.Namespace, Name: name})
+			if slice != nil && slice.ResourceVersion == s.tx.Revision() && (len(v.IPFamilies) == 0 || slice.Family == v.IPFamilies[0]) {
+				return
+			}
+		}
+	}
+	renewed := *v
+	s.put(&renewed)
 }
 
 // deriveAll derives the slices of all services that something changed for.

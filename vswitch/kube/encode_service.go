@@ -134,6 +134,11 @@ func fromEndpointSlice(e *cluster.EndpointSlice) (*discoveryv1.EndpointSlice, er
 	if known {
 		return o, nil
 	}
+	if e.Owner.Name != "" {
+		o.GenerateName = e.Owner.Name + "-"
+		o.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: string(e.Owner.Kind), Name: e.Owner.Name,
+			UID: types.UID(e.OwnerUID), Controller: pointer(true), BlockOwnerDeletion: pointer(true)}}
+	}
 	o.AddressType = discoveryv1.AddressType(e.Family)
 	for _, p := range e.Ports {
 		port := discoveryv1.EndpointPort{Name: pointer(p.Name), Protocol: pointer(protocolName(p.Protocol)), AppProtocol: optional(p.AppProtocol)}

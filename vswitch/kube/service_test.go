@@ -289,3 +289,25 @@ func TestServiceManifestIsKept(t *testing.T) {
 		t.Errorf("source ranges: %v", p)
 	}
 }
+
+// TestOwnedSlice: a slice that was made of something says so as Kubernetes'
+// controllers do, and can be read again.
+func TestOwnedSlice(t *testing.T) {
+	for _, kind := range []cluster.Kind{cluster.KindService, cluster.KindEndpoints} {
+		e := &cluster.EndpointSlice{Meta: cluster.Meta{Namespace: "shop", Name: "web-2x9kd", UID: "u-2", Labels: map[string]string{cluster.LabelServiceName: "web"}}, Family: cluster.IPv4,
+			Owner: kind.Ref(cluster.Key{Namespace: "shop", Name: "web"}), OwnerUID: "u-1"}
+		data, err := Encode(e, YAML)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "  generateName: web-\n  labels:\n    kubernetes.io/service-name: web\n  name: web-2x9kd\n  namespace: shop\n  ownerReferences:\n  - apiVersion: v1\n    blockOwnerDeletion: true\n" +
+			"    controller: true\n    kind: " + string(kind) + "\n    name: web\n    uid: u-1\n"
+		if !strings.Contains(string(data), want) {
+			t.Errorf("there is no\n%s in\n%s", want, data)
+		}
+		o, warnings, err := Parse("x", data)
+		if err != nil || len(warnings) > 0 || len(o.EndpointSlices) != 1 || o.EndpointSlices[0].Name != e.Name || o.EndpointSlices[0].Owner != (cluster.Ref{}) {
+			t.Errorf("read back as %+v: %v %v", o, warnings, err)
+		}
+	}
+}
