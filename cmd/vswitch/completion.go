@@ -70,7 +70,7 @@ var (
 		for _, n := range nodes {
 			names = append(names, "node/"+n.Name)
 		}
-		return append(names, "outside")
+		return append(names, outsideClient)
 	})
 	// completeTargets completes NAMESPACE/POD:PORT and svc/NAMESPACE/NAME:PORT.
 	completeTargets = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
@@ -88,18 +88,6 @@ var (
 			}
 		}
 		return append(names, serviceTargets(ctx, client)...)
-	})
-	// completeSenders completes NAMESPACE/POD and node/NODE.
-	completeSenders = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
-		pods, _ := client.Pods(ctx)
-		for _, p := range pods {
-			names = append(names, p.Key().String())
-		}
-		nodes, _ := client.Nodes(ctx)
-		for _, n := range nodes {
-			names = append(names, "node/"+n.Name)
-		}
-		return names
 	})
 	completeNodes = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
 		nodes, _ := client.Nodes(ctx)

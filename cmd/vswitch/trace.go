@@ -29,6 +29,9 @@ nodes, addresses) is filled in as 'vswitch up' does.
 FROM is who sends it:
   NAMESPACE/POD            a pod
   node/NAME                a node itself
+  outside                  the client that 'vswitch exec outside' runs commands as,
+                           203.0.113.10 or 2001:db8:113::10, who enters at --at NODE; a pod
+                           that is called outside is default/outside
   IP                       whoever has the address: a pod; a node; nobody in the range of
                            a node's pods, which stands for a pod without labels there; or
                            else a client outside the cluster, who enters at --at NODE
@@ -55,12 +58,13 @@ Exit codes: 0 delivered, 1 not delivered, 2 bad input.
 With --probes: 0 all were explained, whatever the verdict, 2 bad input.`,
 		Example: `  vswitch trace shop/front shop/cart:8080
   vswitch trace shop/front svc/shop/web:http
+  vswitch trace outside 172.30.0.1:80 --at node2
   vswitch trace 203.0.113.7 172.29.0.1:30080 --at node1
   vswitch trace shop/front 10.244.2.2 --proto icmp
   vswitch trace -f ./k8s node/node1 shop/cart:8080 -o json
   vswitch trace -f ./k8s 203.0.113.7 '[fd00:10:244:2::3]:80' --at node2
   vswitch trace -f ./k8s --probes probes.jsonl | jq -r 'select(.verdict != "delivered") | .id'`,
-		ValidArgsFunction: nth(completeSenders, completeTargets),
+		ValidArgsFunction: nth(completePlaces, completeTargets),
 		RunE:              func(c *cobra.Command, args []string) error { return o.run(c, args) },
 	}
 	f := c.Flags()

@@ -57,7 +57,7 @@ func (o *whereFlags) cluster(c *cobra.Command) (where *trace.Cluster, done func(
 		return nil, nil, err
 	}
 	nodes := &runningNodes{client: client, agents: map[string]*agent.Client{}}
-	return trace.New(s.Objects.State(), nodes), nodes.close, nil
+	return trace.New(s.Objects.State(), nodes, lab.OutsideAddrs()...), nodes.close, nil
 }
 
 // inMemory makes the cluster that the manifests describe.
@@ -70,7 +70,7 @@ func (o *whereFlags) inMemory(c *cobra.Command) (*trace.Cluster, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	return trace.New(state, f), f.Close, nil
+	return trace.New(state, f, lab.OutsideAddrs()...), f.Close, nil
 }
 
 // static returns the state that the manifests describe, with what they leave

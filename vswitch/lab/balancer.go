@@ -13,6 +13,14 @@ import (
 // The addresses of a client outside of the cluster (RFC 5737, RFC 3849).
 var outsideAddrs = []netip.Prefix{netip.MustParsePrefix("203.0.113.10/24"), netip.MustParsePrefix("2001:db8:113::10/64")}
 
+// OutsideAddrs are the addresses of the client outside of the cluster, one per family.
+func OutsideAddrs() (list []netip.Addr) {
+	for _, p := range outsideAddrs {
+		list = append(list, p.Addr())
+	}
+	return list
+}
+
 const (
 	// flowIdle is how long the balancer knows a flow without packets; clouds'
 	// balancers have about as much.

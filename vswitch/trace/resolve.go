@@ -50,11 +50,14 @@ type Cluster struct {
 	first  string                       // node by name
 	pods   map[netip.Addr]*cluster.Pod  // by address
 	owners map[netip.Addr]*cluster.Node // of nodes' own addresses, their gateways' included
+
+	outside []netip.Addr // of the client that is called so
 }
 
-// New returns the cluster that state describes and nodes know.
-func New(state *cluster.State, nodes Nodes) *Cluster {
-	c := &Cluster{nodes: nodes, state: state, pods: map[netip.Addr]*cluster.Pod{}, owners: map[netip.Addr]*cluster.Node{}}
+// New returns the cluster that state describes and nodes know. outside are the
+// addresses of the client that FROM calls outside; none: there is no such client.
+func New(state *cluster.State, nodes Nodes, outside ...netip.Addr) *Cluster {
+	c := &Cluster{nodes: nodes, state: state, pods: map[netip.Addr]*cluster.Pod{}, owners: map[netip.Addr]*cluster.Node{}, outside: outside}
 	for n := range state.Nodes.All() {
 		if c.first == "" {
 			c.first = n.Name
@@ -173,7 +176,10 @@ func (c *Cluster) from(s, at string) (sender, error) {
 	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
 		return c.owner(a.Unmap(), entry)
 	}
-	p, err := c.pod(s, "FROM is NAMESPACE/POD, node/NAME or an IP")
+	if s == "outside" && len(c.outside) > 0 {
+		return sender{node: entry.Name, kind: agent.SenderOutside, addrs: c.outside}, nil
+	}
+	p, err := c.pod(s, "FROM is NAMESPACE/POD, node/NAME, outside or an IP")
 	if err != nil {
 		return sender{}, err
 	}

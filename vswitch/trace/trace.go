@@ -22,7 +22,7 @@ import (
 type Probe struct {
 	// ID is given back in the Result, whatever JSON it is.
 	ID json.RawMessage `json:"id"`
-	// From is NAMESPACE/POD, node/NAME, or an IP: whoever has it.
+	// From is NAMESPACE/POD, node/NAME, outside, or an IP: whoever has it.
 	From string `json:"from"`
 	// To is NAMESPACE/POD:PORT, svc/NAMESPACE/NAME:PORT, IP:PORT or [IP6]:PORT.
 	To string `json:"to"`
