@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,9 +34,23 @@ func load(c *cobra.Command, files []string) (*cluster.Objects, error) {
 		return nil, bad(err)
 	}
 	if len(files) > 0 && objects.Len() == 0 {
-		fmt.Fprintf(c.ErrOrStderr(), "warning: no objects in %s\n", strings.Join(files, ", "))
+		warnEmpty(c, files)
 	}
 	return objects, nil
+}
+
+// warnEmpty says that there is nothing in the files that were named.
+func warnEmpty(c *cobra.Command, files []string) {
+	var names []string
+	for _, name := range files {
+		if name == "-" {
+			name = "standard input"
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "warning: no objects in %s\n", strings.Join(names, ", "))
 }
 
 // input marks an error that is the input's fault.

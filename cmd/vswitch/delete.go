@@ -56,6 +56,9 @@ func refsOf(c *cobra.Command, files []string, namespace string, args []string) (
 		if err != nil {
 			return nil, bad(err)
 		}
+		if len(refs) == 0 {
+			warnEmpty(c, files)
+		}
 		return refs, nil
 	case len(files) == 0 && len(args) >= 2:
 		kind, ok := cluster.ParseKind(args[0])
