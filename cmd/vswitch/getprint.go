@@ -151,7 +151,8 @@ func (g *getOptions) watcher() func([]event) error {
 			return nil
 		}
 	}
-	t := table{header: append([]string{"EVENT"}, g.cells(g.kinds[0], g.kinds[0].header)...)}
+	// As wide as MODIFIED, which comes later.
+	t := table{header: append([]string{"EVENT   "}, g.cells(g.kinds[0], g.kinds[0].header)...)}
 	return func(events []event) error {
 		t.rows = nil
 		for _, e := range events {

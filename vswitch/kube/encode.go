@@ -285,13 +285,15 @@ func fromContainerStatus(c *cluster.ContainerStatus, spec *corev1.PodSpec) corev
 	var ended *corev1.ContainerStateTerminated
 	if !c.Finished.IsZero() {
 		ended = &corev1.ContainerStateTerminated{ExitCode: int32(c.ExitCode), Reason: endReason(c), FinishedAt: metav1.NewTime(c.Finished)}
+		if !c.Started.After(c.Finished) { // else that is when the present run began
+			ended.StartedAt = metav1.NewTime(c.Started)
+		}
 	}
 	switch {
 	case c.Running:
 		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(c.Started)}
 		s.LastTerminationState.Terminated = ended
 	case ended != nil && !strings.HasSuffix(c.Reason, "BackOff"):
-		ended.StartedAt = metav1.NewTime(c.Started)
 		s.State.Terminated = ended
 	default:
 		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: c.Reason}

@@ -288,7 +288,7 @@ func TestRestartPolicy(t *testing.T) {
 		{"never-ok", cluster.PodSucceeded, "", "Completed", 0, 0},
 		{"never-bad", cluster.PodFailed, "container main: exit code 3", "Error", 3, 0},
 		{"once-more", cluster.PodSucceeded, "", "Completed", 0, 1},
-		{"crash", cluster.PodRunning, "container main: killed by SIGSEGV; next try at ", "CrashLoopBackOff", 139, 2},
+		{"crash", cluster.PodRunning, "container main: killed by SIGSEGV; next try at ", "CrashLoopBackOff", 139, 1},
 		{"fine", cluster.PodRunning, "", "", 0, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

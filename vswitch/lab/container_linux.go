@@ -37,7 +37,10 @@ type container struct {
 // its last exit code. Then no process of it is left.
 func (c *container) loop(ctx context.Context, policy cluster.RestartPolicy) int {
 	code := 0
-	for ctx.Err() == nil {
+	for run := 0; ctx.Err() == nil; run++ {
+		c.pod.mu.Lock()
+		c.status.Restarts = run // while it waits for the next one, that does not count
+		c.pod.mu.Unlock()
 		started := time.Now()
 		var again bool
 		code, again = c.runOnce(ctx)
@@ -50,7 +53,6 @@ func (c *container) loop(ctx context.Context, policy cluster.RestartPolicy) int 
 			c.status.Reason = "CrashLoopBackOff"
 			c.problem += "; next try at " + time.Now().Add(wait).Format(time.TimeOnly)
 		}
-		c.status.Restarts++
 		c.pod.mu.Unlock()
 		if wait > 0 {
 			c.warn(eventBackOff, "Back-off restarting failed container %s", c.spec.Name)
