@@ -21,7 +21,21 @@ func open(c *cobra.Command) (*lab.Client, error) {
 		return nil, err
 	}
 	client, err := lab.Open(name)
+	if errors.Is(err, lab.ErrNotRunning) {
+		err = fmt.Errorf("%w%s", err, notRunning(c, name))
+	}
 	return client, input(err)
+}
+
+// notRunning says what to do about a cluster that does not run.
+func notRunning(c *cobra.Command, name string) (hint string) {
+	if c.Name() != "down" {
+		hint = "; start it with " + command(name, "up")
+	}
+	if others, _ := lab.List(); len(others) > 0 { // if they cannot be listed, none is named
+		hint += "; running with another --name: " + strings.Join(others, ", ")
+	}
+	return hint
 }
 
 // load reads manifests and prints warnings; what is wrong with them is bad input.

@@ -19,7 +19,7 @@ var getFormats = []string{"table", "wide", "json", "yaml", "name"}
 func newGet() *cobra.Command {
 	var g getOptions
 	c := &cobra.Command{
-		Use:   "get KIND[,KIND...] [NAME...]",
+		Use:   "get (KIND[,KIND...] [NAME...] | KIND/NAME...)",
 		Short: "List objects, routes, neighbors and flows",
 		Long: `Lists ` + strings.Join(kindNames(getKinds), ", ") + `.
 
@@ -81,10 +81,9 @@ kind, name or node.`,
 			if g.socket != "" {
 				kinds = daemonKinds
 			}
-			if g.kinds, err = findKinds(kinds, args[0]); err != nil {
+			if g.kinds, g.names, err = findNamed(kinds, args); err != nil {
 				return err
 			}
-			g.names = args[1:]
 			if err := g.check(); err != nil {
 				return bad(err)
 			}

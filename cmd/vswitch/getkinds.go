@@ -96,8 +96,9 @@ func kindNames(kinds []getKind) (names []string) {
 }
 
 func findKind(kinds []getKind, name string) (*getKind, error) {
+	word := strings.ToLower(name)
 	for i := range kinds {
-		if slices.Contains(strings.Fields(kinds[i].names), strings.ToLower(name)) {
+		if slices.Contains(strings.Fields(kinds[i].names), word) || kinds[i].resource() == word {
 			return &kinds[i], nil
 		}
 	}
@@ -116,4 +117,40 @@ func findKinds(kinds []getKind, names string) (found []*getKind, err error) {
 		}
 	}
 	return found, nil
+}
+
+// findNamed reads what get is asked for: kinds and then names, or KIND/NAME, as
+// -o name prints them, of one kind.
+func findNamed(kinds []getKind, args []string) (found []*getKind, names []string, err error) {
+	if !strings.Contains(args[0], "/") {
+		found, err = findKinds(kinds, args[0])
+		return found, args[1:], err
+	}
+	for _, arg := range args {
+		kind, name, err := kindAndName(arg)
+		if err != nil {
+			return nil, nil, err
+		}
+		k, err := findKind(kinds, kind)
+		if err != nil {
+			return nil, nil, err
+		}
+		if found == nil {
+			found = []*getKind{k}
+		}
+		if k != found[0] {
+			return nil, nil, bad(fmt.Errorf("%s and %s are of two kinds; get them one after the other", args[0], arg))
+		}
+		names = append(names, name)
+	}
+	return found, names, nil
+}
+
+// kindAndName reads KIND/NAME.
+func kindAndName(arg string) (kind, name string, err error) {
+	kind, name, ok := strings.Cut(arg, "/")
+	if !ok || kind == "" || name == "" || strings.Contains(name, "/") {
+		return "", "", bad(fmt.Errorf("%q is not KIND/NAME", arg))
+	}
+	return kind, name, nil
 }

@@ -14,6 +14,8 @@ import (
 	"vswitch/vswitch/lab"
 )
 
+var statusFormats = []string{"text", "json", "yaml"}
+
 func newStatus() *cobra.Command {
 	var output, socket string
 	c := &cobra.Command{
@@ -21,6 +23,9 @@ func newStatus() *cobra.Command {
 		Short: "Sum up the cluster: nodes, pods, drops, and what is wrong",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if !slices.Contains(statusFormats, output) {
+				return bad(fmt.Errorf("output %q: use text, json or yaml", output))
+			}
 			if socket != "" {
 				return printNodeStatus(c.Context(), c.OutOrStdout(), socket, output)
 			}
@@ -39,6 +44,7 @@ func newStatus() *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&output, "output", "o", "text", "output format: text, json or yaml")
+	completeFlag(c, "output", cobra.FixedCompletions(statusFormats, noFiles))
 	c.Flags().StringVar(&socket, "socket", "", "sum up the one node whose API socket this is: node.sock in its runtimeDir")
 	return c
 }

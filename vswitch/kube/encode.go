@@ -111,7 +111,7 @@ func setMeta(o *metav1.ObjectMeta, m *cluster.Meta, grace time.Duration) {
 	if m.ResourceVersion != 0 {
 		o.ResourceVersion = strconv.FormatUint(m.ResourceVersion, 10)
 	}
-	if !m.Created.IsZero() {
+	if !m.Created.IsZero() && m.Created.Unix() != 0 { // objects of manifests are as old as the epoch, which says nothing
 		o.CreationTimestamp = metav1.NewTime(m.Created)
 	}
 	if !m.Deleted.IsZero() {

@@ -46,7 +46,7 @@ var (
 	// ErrRunning says that a cluster of that name runs already.
 	ErrRunning = errors.New("it is running already; take it down first, or choose another name")
 	// ErrNotRunning says that no cluster of that name runs.
-	ErrNotRunning = errors.New("it is not running; start it with vswitch up")
+	ErrNotRunning = errors.New("it is not running")
 	// ErrInput says that the caller's input is at fault.
 	ErrInput = errors.New("bad input")
 	// ErrNotFound says that there is no such object.
