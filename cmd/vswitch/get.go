@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -326,15 +327,19 @@ func (g *getOptions) tables(ctx context.Context, k *getKind, nodes []lab.Node) (
 			continue
 		}
 		a := agent.NewClient(n.Socket)
-		got, err := k.table(ctx, a, n.Name)
+		_, silent := statusOf(ctx, a)
+		var got []row
+		if err = silent; err == nil {
+			got, err = k.table(ctx, a, n.Name)
+		}
 		a.Close()
 		switch {
 		case err == nil:
 			rows = append(rows, got...)
-		case n.Ready || g.node != "":
+		case g.node != "" || n.Ready && silent == nil || ctx.Err() != nil:
 			return nil, fmt.Errorf("node %s: %w", n.Name, err)
 		case !g.watch:
-			fmt.Fprintf(g.errOut, "node %s has nothing to show: %s\n", n.Name, n.Reason)
+			fmt.Fprintf(g.errOut, "node %s has nothing to show: %s\n", n.Name, cmp.Or(n.Reason, err.Error()))
 		}
 	}
 	return rows, nil

@@ -154,6 +154,9 @@ func (g *getOptions) watcher() func([]event) error {
 	// As wide as MODIFIED, which comes later.
 	t := table{header: append([]string{"EVENT   "}, g.cells(g.kinds[0], g.kinds[0].header)...)}
 	return func(events []event) error {
+		if len(events) == 0 { // the header comes with the first row, as wide as that
+			return nil
+		}
 		t.rows = nil
 		for _, e := range events {
 			t.add(append([]string{e.what}, g.cells(g.kinds[0], e.row.cells)...)...)

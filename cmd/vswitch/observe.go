@@ -185,7 +185,7 @@ type watcher struct {
 	known  map[string]bool // nodes that are watched
 }
 
-// start returns when all nodes that run are watched. Those that come later, or
+// start returns when all nodes that run and answer are watched. Those that come later, or
 // come back, are watched then.
 func (w *watcher) start(ctx context.Context, c *cobra.Command) error {
 	if w.socket != "" {
@@ -247,6 +247,7 @@ func (w *watcher) watch(ctx context.Context, nodes []lab.Node, first *sync.WaitG
 		if first != nil {
 			first.Add(1)
 			ready = sync.OnceFunc(first.Done)
+			time.AfterFunc(answerTime, ready) // one that hangs does not keep the others from being shown
 		}
 		w.wg.Go(func() { w.keep(ctx, n.Socket, ready) })
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -59,10 +60,10 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 	t := table{header: statusHeader}
 	for _, n := range s.Nodes {
 		a := agent.NewClient(n.Socket)
-		st, err := a.Status(ctx)
+		st, err := statusOf(ctx, a)
 		a.Close()
 		if err != nil {
-			t.add(n.Name, "NotReady", "", "", "", list(n.PodCIDRs), n.Reason)
+			t.add(n.Name, "NotReady", "", "", "", list(n.PodCIDRs), cmp.Or(n.Reason, err.Error()))
 			continue
 		}
 		t.add(statusRow(&st)...)
@@ -80,11 +81,25 @@ func printStatus(ctx context.Context, out io.Writer, client *lab.Client) error {
 	return nil
 }
 
+// answerTime is how long a node may take to say how it is.
+const answerTime = 3 * time.Second
+
+// statusOf asks a node how it is, which one whose process hangs does not say.
+func statusOf(ctx context.Context, a *agent.Client) (agent.Status, error) {
+	limited, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	st, err := a.Status(limited)
+	if err != nil && ctx.Err() == nil && limited.Err() != nil {
+		err = fmt.Errorf("it has not answered for %v", answerTime)
+	}
+	return st, err
+}
+
 // printNodeStatus prints what one node says of itself.
 func printNodeStatus(ctx context.Context, out io.Writer, socket, output string) error {
 	a := agent.NewClient(socket)
 	defer a.Close()
-	st, err := a.Status(ctx)
+	st, err := statusOf(ctx, a)
 	if err != nil {
 		return err
 	}

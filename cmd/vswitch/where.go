@@ -145,6 +145,10 @@ func (n *runningNodes) Trace(ctx context.Context, node string, r agent.TraceRequ
 		if a, err = n.client.Agent(ctx, node); err != nil {
 			return agent.TraceResult{}, err
 		}
+		if _, err = statusOf(ctx, a); err != nil {
+			a.Close()
+			return agent.TraceResult{}, fmt.Errorf("node %s: %w", node, err)
+		}
 		n.agents[node] = a
 	}
 	res, err := a.Trace(ctx, r)
