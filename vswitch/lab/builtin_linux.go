@@ -82,11 +82,28 @@ func (s *builtIn) serve(ready func()) error {
 	if err := s.listenSCTP(web); err != nil {
 		return fmt.Errorf("built-in server: %w", err)
 	}
-	fmt.Printf("built-in server of %s: TCP %v, UDP %v, SCTP %v\n", s.Pod, s.TCP, s.UDP, s.SCTP)
+	fmt.Printf("built-in server of %s: %s\n", s.Pod, s.ports())
 	ready()
 	for { // without a port, a select would be taken for a deadlock
 		time.Sleep(time.Hour)
 	}
+}
+
+// ports are those that it serves, for people: "TCP 80 443, UDP 53".
+func (s *builtIn) ports() string {
+	var parts []string
+	for _, p := range []struct {
+		proto string
+		list  []uint16
+	}{{"TCP", s.TCP}, {"UDP", s.UDP}, {"SCTP", s.SCTP}} {
+		if len(p.list) > 0 {
+			parts = append(parts, p.proto+" "+strings.Trim(fmt.Sprint(p.list), "[]"))
+		}
+	}
+	if len(parts) == 0 {
+		return "no ports"
+	}
+	return strings.Join(parts, ", ")
 }
 
 // openSCTP makes what it takes to serve SCTP on a kernel that has none. Where
