@@ -52,7 +52,16 @@ func endpointsOf(sp *cluster.ServicePort, fam cluster.IPFamily, list []*cluster.
 		}
 		return b.worth() - a.worth()
 	})
-	return slices.CompactFunc(out, func(a, b endpoint) bool { return a.compare(b.Backend) == 0 })
+	each := out[:0]
+	for i := range out {
+		if n := len(each); n > 0 && each[n-1].compare(out[i].Backend) == 0 {
+			// Where it is does not depend on how it is; one of them may not say.
+			each[n-1].Local = each[n-1].Local || out[i].Local
+			continue
+		}
+		each = append(each, out[i])
+	}
+	return each
 }
 
 // worth orders what two slices say of one endpoint.
