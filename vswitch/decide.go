@@ -90,11 +90,13 @@ func (d *decider) decide(b *packet.Batch, p *packet.Packet, info *PortInfo, to *
 		r = d.ingress(&w) // 5. ingress
 	}
 	if r == Forwarded {
-		d.masquerade(&w)       // 6. masquerade
+		r = d.masquerade(&w) // 6. masquerade
+	}
+	if r == Forwarded {
 		r = d.remember(&w, to) // 7. remember
 	}
 	if r == Answered && d.rec != nil {
-		d.masquerade(&w) // the node, which nobody listens for here, would hear it translated
+		_ = d.masquerade(&w) // the node, which nobody listens for here, would hear it translated
 	}
 	if r == Forwarded {
 		d.fill(w.hop, to)
@@ -321,18 +323,23 @@ var routeWords = [...]string{
 
 // masquerade gives the packet the node's own address as its source, or the
 // gateway's on the way to the node itself: no kernel takes a packet that comes
-// from outside and has its own address for the source.
-func (d *decider) masquerade(w *passage) {
+// from outside and has its own address for the source. A node without any address
+// of the family can hide nobody.
+func (d *decider) masquerade(w *passage) Reason {
 	if w.masquerade {
 		w.to.Src = d.tables.own(&w.to.Dst)
 		if g := d.tables.gateway(&w.to.Dst); (w.hop.Kind == fib.Host || w.hop.Kind == fib.Local) && g != (packet.Addr{}) {
 			w.to.Src = g
+		}
+		if w.to.Src == (packet.Addr{}) {
+			return d.drop(NoSNATPort, "masquerade", "{name} has no address of that family that could stand for the source", d.tables.Node, nil)
 		}
 		d.did("masquerade", "the source becomes {addr}", "", &w.to.Src)
 	}
 	if d.rec != nil {
 		d.rec.Masqueraded = w.masquerade
 	}
+	return Forwarded
 }
 
 // fill writes what the packets of the flow need on their way to hop.

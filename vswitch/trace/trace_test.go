@@ -291,6 +291,34 @@ func TestTraceOfRewrittenPackets(t *testing.T) {
 	}
 }
 
+// TestTraceWithoutAddressOfFamily: a node that has no address to hide a client behind
+// says so.
+func TestTraceWithoutAddressOfFamily(t *testing.T) {
+	c, _ := loadWith(t, `
+apiVersion: v1
+kind: Node
+metadata: {name: n1}
+spec: {podCIDRs: [10.244.1.0/24]}
+status: {addresses: [{type: InternalIP, address: 172.29.0.1}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: x}
+spec: {type: NodePort, clusterIP: "fd00:10:96::10", externalIPs: ["2001:db8:3::10"], ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: x, labels: {kubernetes.io/service-name: web}}
+addressType: IPv6
+ports: [{port: 8080}]
+endpoints: [{addresses: ["fd00:10:244:1::11"], nodeName: n1}]
+`, agent.ServiceConfig{ExternalClient: agent.MasqueradeClient, CIDRs: []netip.Prefix{netip.MustParsePrefix("fd00:10:96::/112")}})
+	r, err := c.Trace(t.Context(), Probe{From: "2001:db8:1::7", To: "[2001:db8:3::10]:80"})
+	if err != nil || r.Verdict != Dropped || r.Reason != "no-snat-port" || r.SNAT {
+		t.Errorf("%+v, %v; want it to be dropped, as the node has no IPv6 address", r, err)
+	}
+}
+
 func TestProbes(t *testing.T) {
 	const ok = `{"id":"1","from":"x/a","to":"x/b:80"}` + "\n"
 	for _, c := range []struct {
