@@ -171,7 +171,8 @@ func (d *decider) preserve(w *passage, b *nat.Backend) (passOn bool) {
 
 // follow takes a packet of a known connection the way that was decided. It
 // reports false if that is no longer right: datagrams, and TCP before its first
-// answer, move to another backend as soon as theirs does not serve any more.
+// answer, move to another backend as soon as theirs does not serve any more, and
+// are those of no service as soon as there is none.
 // Connections stay with theirs for as long as somebody has its address; route
 // finds out.
 func (d *decider) follow(w *passage) bool {
@@ -198,7 +199,9 @@ func (d *decider) follow(w *passage) bool {
 	// A datagram's address may have become a service's since.
 	front, match := d.tables.Services.Lookup(&w.came, w.origin == nat.FromIngress)
 	if match != nat.Matched {
-		return true // the service ended; its connections need not
+		// The service ended. Its connections need not, but datagrams are of none:
+		// they would go on to whoever has the backend's address.
+		return !anew || c.Service == 0 || d.tables.Starting
 	}
 	fate := front.Service.Fate(c.Reply.Src, c.Reply.SrcPort)
 	if c.Zone == ingress {

@@ -507,6 +507,52 @@ func TestB03LastEndpoint(t *testing.T) {
 	})
 }
 
+// TestB03ServiceDeleted: so it is when the service is gone, at all its addresses,
+// and its backend hears no more; what is a connection goes on. A node that does not
+// know yet which services there are keeps both.
+func TestB03ServiceDeleted(t *testing.T) {
+	for _, mode := range []string{agent.PreserveClient, agent.MasqueradeClient} {
+		t.Run(mode, func(t *testing.T) {
+			inFamilies(t, agent.ServiceConfig{ExternalClient: mode}, func(w *world) {
+				for i, c := range []struct {
+					from, at string
+					port     uint16
+				}{{"a", "vip", 80}, {"client", "vip", 80}, {"a", "lb", 80}, {"client", "lb", 80}, {"a", "n1", 30080}, {"client", "n1", 30080}, {"a", "n2", 30080}} {
+					w.serve("c")
+					src, dst := w.at(c.from, uint16(2000+i)), w.at(c.at, c.port)
+					bothProtocols(w, func(udp bool) { w.talk(c.from, src, dst, udp, "c") })
+					ask := seg{src: src, dst: dst, flags: "A", payload: []byte("still there?")}
+					asked := func(udp bool) {
+						w.Helper()
+						ask.udp = udp
+						w.send(c.from, ask)
+						w.one("c")
+					}
+					starting := func(yes bool) {
+						for _, n := range w.f.Nodes {
+							tables := *n.Switch.Tables()
+							tables.Starting = yes
+							n.Switch.Publish(&tables)
+						}
+					}
+					w.follow(nil, nil)
+					starting(true)
+					bothProtocols(w, asked)
+					starting(false)
+					asked(false)
+					ask.udp = true
+					w.send(c.from, ask)
+					for name := range w.all() {
+						if name != c.from {
+							w.Errorf("%s to %s:%d: %s still gets datagrams", c.from, c.at, c.port, name)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestB05TargetPort: a new target port counts for sockets that talk already.
 func TestB05TargetPort(t *testing.T) {
 	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
