@@ -35,7 +35,7 @@ func endpointsOf(sp *cluster.ServicePort, fam cluster.IPFamily, list []*cluster.
 				if len(e.Addresses) == 0 || cluster.FamilyOf(e.Addresses[0]) != fam {
 					continue
 				}
-				b := Backend{Addr: packet.AddrFrom(e.Addresses[0]), Port: p.Port, Local: e.Node == self.Name && self.Name != ""}
+				b := Backend{Addr: packet.AddrFrom(e.Addresses[0]), Port: p.Port, Local: e.Node == self.Name && self.Name != "", Placed: e.Node != ""}
 				b.ID = uint32(b.hash())
 				out = append(out, endpoint{
 					Backend: b,
@@ -57,6 +57,7 @@ func endpointsOf(sp *cluster.ServicePort, fam cluster.IPFamily, list []*cluster.
 		if n := len(each); n > 0 && each[n-1].compare(out[i].Backend) == 0 {
 			// Where it is does not depend on how it is; one of them may not say.
 			each[n-1].Local = each[n-1].Local || out[i].Local
+			each[n-1].Placed = each[n-1].Placed || out[i].Placed
 			continue
 		}
 		each = append(each, out[i])

@@ -12,8 +12,8 @@ import (
 type Backend struct {
 	Addr packet.Addr
 	Port uint16
-	// Local: it is on this node.
-	Local bool
+	// Local: it is on this node. Placed: somebody says on which node it is.
+	Local, Placed bool
 	// ID stands for address and port in connections.
 	ID uint32
 }

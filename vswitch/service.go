@@ -152,14 +152,16 @@ func (d *decider) choose(front *nat.Frontend, from []nat.Backend, w *passage) *n
 
 // preserve lets a client outside keep its address: with a backend here, by
 // doing nothing; with one on a node that packets can be told to come from, by
-// passing the packet on as it is. It reports true if so.
+// passing the packet on as it is. It reports true if so. A backend that does not say
+// its node is local to none, so that node would not choose it: then the client is
+// masqueraded.
 func (d *decider) preserve(w *passage, b *nat.Backend) (passOn bool) {
 	hop := d.tables.Routes.Lookup(&b.Addr)
 	if hop == nil || hop.Kind != fib.Peer {
 		w.masquerade = false
 		return false
 	}
-	if int(hop.Peer) >= len(d.tables.Peers) || d.tables.Peers[hop.Peer] == nil || d.tables.Peers[hop.Peer].Hop == nil {
+	if !b.Placed || int(hop.Peer) >= len(d.tables.Peers) || d.tables.Peers[hop.Peer] == nil || d.tables.Peers[hop.Peer].Hop == nil {
 		return false
 	}
 	w.masquerade = false

@@ -199,6 +199,27 @@ func TestClientOutside(t *testing.T) {
 	}
 }
 
+// TestClientOutsideUnplaced: an endpoint that does not say its node is local to none,
+// so that the node where it is could not choose it. It is reached all the same, by the
+// address of the node where the client came in.
+func TestClientOutsideUnplaced(t *testing.T) {
+	inFamilies(t, agent.ServiceConfig{}, func(w *world) {
+		for i, c := range []struct{ backend, seen string }{{"a", "client"}, {"c", "n1"}, {"e", "n1"}} {
+			w.serve(c.backend)
+			sl := *w.state.EndpointSlices.Get(cluster.Key{Namespace: "x", Name: "web-1"})
+			sl.Endpoints = slices.Clone(sl.Endpoints)
+			sl.Endpoints[0].Node = ""
+			w.follow([]*cluster.Service{w.state.Service(cluster.Key{Namespace: "x", Name: "web"})}, []*cluster.EndpointSlice{&sl})
+			sport := uint16(1000 + i)
+			bothProtocols(w, func(udp bool) {
+				if _, seen, _ := w.talk("client", w.at("client", sport), w.at("lb", 80), udp, c.backend); seen != w.at(c.seen, sport) {
+					w.Errorf("%s saw %v, want %v", c.backend, seen, w.at(c.seen, sport))
+				}
+			})
+		}
+	})
+}
+
 // TestClientOutsideLocal: policy Local keeps the client's address and goes to no other node.
 func TestClientOutsideLocal(t *testing.T) {
 	inFamilies(t, agent.ServiceConfig{ExternalClient: agent.MasqueradeClient}, func(w *world) {
