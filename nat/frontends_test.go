@@ -229,12 +229,12 @@ func TestMatch(t *testing.T) {
 	}{
 		{"nothing", func() {}, NoService},
 		{"a range", func() { s = s.withRange(wide, true) }, Unallocated},
-		{"an external IP", func() { s = s.put(at(80), external) }, NoService},
+		{"an external IP", func() { s = s.put(at(80), external) }, Unallocated},
 		{"a cluster IP, too", func() { s = s.put(at(81), cluster) }, WrongPort},
 		{"a second port of it", func() { s = s.put(at(82), cluster) }, WrongPort},
 		{"the first goes", func() { s = s.put(at(81), nil) }, WrongPort},
 		{"and again", func() { s = s.put(at(81), nil) }, WrongPort},
-		{"the second becomes external", func() { s = s.put(at(82), external) }, NoService},
+		{"the second becomes external", func() { s = s.put(at(82), external) }, Unallocated},
 		{"a range of its own", func() { s = s.withRange(own, true) }, WrongPort},
 		{"all frontends go", func() { s = s.put(at(80), nil).put(at(82), nil) }, Unallocated},
 		{"a cluster IP in it", func() { s = s.put(at(80), cluster) }, WrongPort},
@@ -243,6 +243,8 @@ func TestMatch(t *testing.T) {
 		{"it is a node's only", func() { s = s.put(at(80), nil) }, NoService},
 		{"it is nobody's", func() { s = s.withNode(ip, false, false).put(node, nil) }, Unallocated},
 		{"no range", func() { s = s.withRange(wide, false) }, NoService},
+		{"an external IP elsewhere", func() { s = s.put(at(80), external) }, NoService},
+		{"it goes", func() { s = s.put(at(80), nil) }, NoService},
 	}
 	for _, step := range steps {
 		step.change()

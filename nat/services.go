@@ -49,7 +49,8 @@ const (
 	Matched
 	// WrongPort: the cluster IP of a service that does not serve that port.
 	WrongPort
-	// Unallocated: an address of the service range that no service has.
+	// Unallocated: an address of the service range that no service has for its
+	// cluster IP, nor for anything else with that port.
 	Unallocated
 )
 
@@ -75,10 +76,21 @@ func (s *Services) Lookup(t *packet.Tuple, ingress bool) (*Frontend, Match) {
 	switch {
 	case a.clusterIPs > 0 || a.reserved && len(a.keys) > 0:
 		return nil, WrongPort
-	case a.reserved:
+	case a.reserved || len(a.keys) > 0 && !a.node && !a.peer && s.inRange(t.Dst.Netip()):
 		return nil, Unallocated
 	}
 	return nil, NoService
+}
+
+// inRange reports whether an address of which more is known is in a range of
+// cluster IPs.
+func (s *Services) inRange(a netip.Addr) bool {
+	for _, known := range s.addrs.Supernets(netip.PrefixFrom(a, a.BitLen())) {
+		if known.reserved {
+			return true
+		}
+	}
+	return false
 }
 
 // At yields protocol and port of everything that is served at an address, but

@@ -41,7 +41,7 @@ func (d *decider) service(w *passage) Reason {
 	case nat.WrongPort:
 		return d.drop(NotServicePort, "service", "{addr} is a service's, but not with that port and protocol", "", &w.came.Dst)
 	case nat.Unallocated:
-		return d.drop(UnallocatedService, "service", "no service has {addr}", "", &w.came.Dst)
+		return d.drop(UnallocatedService, "service", "{addr} is of the services' range, and no service's cluster IP", "", &w.came.Dst)
 	}
 	if d.alone(w) {
 		d.did("service", "{name} knows no such connection; the node may have it with itself", front.Service.Name, nil)
