@@ -18,6 +18,7 @@ import (
 type Services struct {
 	fronts frontends
 	addrs  *bart.Table[address]
+	ranges []netip.Prefix // of cluster IPs
 }
 
 // address is what is known of an address, or of a range of cluster IPs.
@@ -85,12 +86,7 @@ func (s *Services) Lookup(t *packet.Tuple, ingress bool) (*Frontend, Match) {
 // inRange reports whether an address of which more is known is in a range of
 // cluster IPs.
 func (s *Services) inRange(a netip.Addr) bool {
-	for _, known := range s.addrs.Supernets(netip.PrefixFrom(a, a.BitLen())) {
-		if known.reserved {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.ranges, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // At yields protocol and port of everything that is served at an address, but
@@ -130,6 +126,10 @@ func (s Services) edit(p netip.Prefix, change func(*address)) Services {
 
 // withRange returns Services in which p is, or is no longer, for cluster IPs.
 func (s Services) withRange(p netip.Prefix, yes bool) Services {
+	s.ranges = slices.DeleteFunc(slices.Clone(s.ranges), func(q netip.Prefix) bool { return q == p.Masked() })
+	if yes {
+		s.ranges = append(s.ranges, p.Masked())
+	}
 	return s.edit(p.Masked(), func(a *address) { a.reserved = yes })
 }
 
