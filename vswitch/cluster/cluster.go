@@ -134,6 +134,10 @@ type Pod struct {
 	OwnerUID       string      `json:"ownerUID,omitempty"`
 	// HostAliases are lines for the pod's /etc/hosts.
 	HostAliases []HostAlias `json:"hostAliases,omitempty"`
+	// DNSPolicy says where the pod's /etc/resolv.conf comes from, and DNSConfig
+	// what it has besides; empty is DNSClusterFirst.
+	DNSPolicy DNSPolicy  `json:"dnsPolicy,omitempty"`
+	DNSConfig *DNSConfig `json:"dnsConfig,omitempty"`
 	// RunAsUser and RunAsGroup are nil where the manifest says nothing.
 	RunAsUser  *int64 `json:"runAsUser,omitempty"`
 	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
@@ -142,6 +146,9 @@ type Pod struct {
 	// BuiltIn is set where no container has a command, and the built-in
 	// server answers in its place.
 	BuiltIn bool `json:"builtIn,omitempty"`
+	// NodeServes is what the pod's node serves at the pod's addresses by itself:
+	// ServeDNS. The pod has no processes then. Empty: it has.
+	NodeServes string `json:"nodeServes,omitempty"`
 
 	Phase PodPhase `json:"phase,omitempty"`
 	Ready bool     `json:"ready,omitempty"`
@@ -158,6 +165,33 @@ type Pod struct {
 // Ended reports whether all of the pod's processes have come to their end. Its
 // addresses are free then.
 func (p *Pod) Ended() bool { return p.Phase == PodSucceeded || p.Phase == PodFailed }
+
+// ServeDNS is a pod that is the cluster's name server (Pod.NodeServes).
+const ServeDNS = "dns"
+
+// DNSPolicy says whom a pod asks for names (Kubernetes).
+type DNSPolicy string
+
+// DNS policies.
+const (
+	// DNSClusterFirst asks the cluster's name server; of a pod in its node's
+	// network it is DNSDefault.
+	DNSClusterFirst DNSPolicy = "ClusterFirst"
+	// DNSClusterFirstWithHostNet asks the cluster's name server in any network.
+	DNSClusterFirstWithHostNet DNSPolicy = "ClusterFirstWithHostNet"
+	// DNSDefault asks those whom the node's machine asks.
+	DNSDefault DNSPolicy = "Default"
+	// DNSNone asks whom Pod.DNSConfig says.
+	DNSNone DNSPolicy = "None"
+)
+
+// DNSConfig is what a pod's /etc/resolv.conf has besides what its DNSPolicy says.
+type DNSConfig struct {
+	Servers []netip.Addr `json:"servers,omitempty"`
+	Search  []string     `json:"search,omitempty"`
+	// Options are NAME or NAME:VALUE, as they are written there.
+	Options []string `json:"options,omitempty"`
+}
 
 // HostAlias is a line of /etc/hosts.
 type HostAlias struct {

@@ -94,6 +94,10 @@ type Service struct {
 	Conditions      []Condition   `json:"conditions,omitempty"`
 }
 
+// NameService is where the cluster's name server is asked, as in Kubernetes'
+// clusters.
+var NameService = Key{Namespace: "kube-system", Name: "kube-dns"}
+
 // Lacks says what could not be done as the service asks, a sentence each.
 func (s *Service) Lacks() (list []string) {
 	for _, c := range s.Conditions {

@@ -25,6 +25,7 @@ func fromPodSpec(p *cluster.Pod) corev1.PodSpec {
 	for _, h := range p.HostAliases {
 		s.HostAliases = append(s.HostAliases, corev1.HostAlias{IP: h.IP.String(), Hostnames: h.Names})
 	}
+	s.DNSPolicy, s.DNSConfig = corev1.DNSPolicy(p.DNSPolicy), fromDNSConfig(p.DNSConfig)
 	for i := range p.InitContainers {
 		c := fromContainer(&p.InitContainers[i])
 		if p.InitContainers[i].Sidecar {
@@ -38,6 +39,25 @@ func fromPodSpec(p *cluster.Pod) corev1.PodSpec {
 	}
 	defaultPodSpec(&s)
 	return s
+}
+
+func fromDNSConfig(c *cluster.DNSConfig) *corev1.PodDNSConfig {
+	if c == nil {
+		return nil
+	}
+	out := &corev1.PodDNSConfig{Searches: c.Search}
+	for _, a := range c.Servers {
+		out.Nameservers = append(out.Nameservers, a.String())
+	}
+	for _, text := range c.Options {
+		name, value, ok := strings.Cut(text, ":")
+		o := corev1.PodDNSConfigOption{Name: name}
+		if ok {
+			o.Value = &value
+		}
+		out.Options = append(out.Options, o)
+	}
+	return out
 }
 
 func fromContainer(c *cluster.Container) corev1.Container {

@@ -20,10 +20,6 @@ var podFields = []struct {
 }{
 	{"activeDeadlineSeconds", func(s *corev1.PodSpec) bool { return s.ActiveDeadlineSeconds != nil }, "the pod may run for as long as it likes"},
 	{"affinity", func(s *corev1.PodSpec) bool { return s.Affinity != nil }, "only nodeSelector and nodeName choose a node"},
-	{"dnsConfig", func(s *corev1.PodSpec) bool { return s.DNSConfig != nil }, "every pod has the cluster's resolv.conf"},
-	{"dnsPolicy", func(s *corev1.PodSpec) bool {
-		return !s.HostNetwork && (s.DNSPolicy == corev1.DNSDefault || s.DNSPolicy == corev1.DNSNone)
-	}, "every pod has the cluster's resolv.conf"},
 	{"ephemeralContainers", func(s *corev1.PodSpec) bool { return len(s.EphemeralContainers) > 0 }, "vswitch exec runs a program in a pod"},
 	{"hostPID", func(s *corev1.PodSpec) bool { return s.HostPID }, "a pod sees the processes of the cluster only"},
 	{"readinessGates", func(s *corev1.PodSpec) bool { return len(s.ReadinessGates) > 0 }, whenReady},

@@ -194,6 +194,10 @@ func podOf(s *corev1.PodSpec) *cluster.Pod {
 	for _, h := range s.HostAliases {
 		out.HostAliases = append(out.HostAliases, cluster.HostAlias{IP: netip.MustParseAddr(h.IP), Names: h.Hostnames})
 	}
+	if s.DNSPolicy != corev1.DNSClusterFirst {
+		out.DNSPolicy = cluster.DNSPolicy(s.DNSPolicy)
+	}
+	out.DNSConfig = toDNSConfig(s.DNSConfig)
 	for i := range s.InitContainers {
 		c := toContainer(&s.InitContainers[i])
 		r := s.InitContainers[i].RestartPolicy
@@ -204,6 +208,21 @@ func podOf(s *corev1.PodSpec) *cluster.Pod {
 		c := toContainer(&s.Containers[i])
 		out.BuiltIn = out.BuiltIn && len(c.Command) == 0
 		out.Containers = append(out.Containers, c)
+	}
+	return out
+}
+
+func toDNSConfig(c *corev1.PodDNSConfig) *cluster.DNSConfig {
+	if c == nil {
+		return nil
+	}
+	out := &cluster.DNSConfig{Servers: parseAddrs(c.Nameservers), Search: c.Searches}
+	for _, o := range c.Options {
+		text := o.Name
+		if o.Value != nil && *o.Value != "" {
+			text += ":" + *o.Value
+		}
+		out.Options = append(out.Options, text)
 	}
 	return out
 }

@@ -138,7 +138,7 @@ func validateClusterPeer(p *policyv1alpha2.ClusterNetworkPolicyEgressPeer, what 
 	}
 	if p.DomainNames != nil {
 		set = append(set, "domainNames")
-		errs = append(errs, field.Forbidden(path.Child("domainNames"), "domain names are not supported yet, since that takes DNS; use networks"))
+		errs = append(errs, field.Forbidden(path.Child("domainNames"), "domain names are not supported; use networks"))
 	}
 	return append(errs, exactlyOne(set, what, path)...)
 }

@@ -41,10 +41,7 @@ func validatePodSpec(s *corev1.PodSpec, path *field.Path) field.ErrorList {
 	if !slices.Contains(restart, s.RestartPolicy) {
 		errs = append(errs, field.NotSupported(path.Child("restartPolicy"), s.RestartPolicy, restart))
 	}
-	dns := []corev1.DNSPolicy{corev1.DNSClusterFirst, corev1.DNSClusterFirstWithHostNet, corev1.DNSDefault, corev1.DNSNone}
-	if !slices.Contains(dns, s.DNSPolicy) {
-		errs = append(errs, field.NotSupported(path.Child("dnsPolicy"), s.DNSPolicy, dns))
-	}
+	errs = append(errs, validatePodDNS(s, path)...)
 	if g := *s.TerminationGracePeriodSeconds; g < 0 || g > maxGrace {
 		errs = append(errs, field.Invalid(path.Child("terminationGracePeriodSeconds"), g, "must be 0 or more, and not more than 2147483648"))
 	}
