@@ -65,6 +65,9 @@ type Config struct {
 	// MTU is the largest IP packet in bytes, 1280 to 65535 with IPv6 and from
 	// 68 without. Superpackets may be larger. Zero means 1500.
 	MTU int
+	// MaxBuffer bounds what a TCP socket holds in each direction, in bytes, at least
+	// 4096. Zero means 8 MiB, which it starts with an eighth of.
+	MaxBuffer int
 	// Queue is how many packets wait for Read at most; what comes then is
 	// dropped, as on a network card. Zero means 4096, which is more than
 	// one UDP socket's send buffer holds, so that its writer is slowed down
@@ -88,6 +91,12 @@ func (c *Config) check() error {
 	}
 	var errs []error
 	fail := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.MaxBuffer == 0 {
+		c.MaxBuffer = maxTCPBuffer
+	}
+	if c.MaxBuffer < minBuffer {
+		fail("buffers of at most %d bytes; give at least %d", c.MaxBuffer, minBuffer)
+	}
 	if c.MAC == ([6]byte{}) || c.MAC[0]&1 != 0 {
 		fail("MAC %x is not a unicast address", c.MAC)
 	}
@@ -192,10 +201,11 @@ func (s *Stack) configure(cfg *Config) error {
 	// is outstanding. The stalls that look so are of a congestion window that
 	// is zero or less (TestCongestionWindow).
 	recovery := tcpip.TCPRecovery(0)
+	first := min(tcpBuffer, cfg.MaxBuffer)
 	for _, o := range []tcpip.SettableTransportProtocolOption{
 		&sack, &moderate, &recovery,
-		&tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: tcpBuffer, Max: maxTCPBuffer},
-		&tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: tcpBuffer, Max: maxTCPBuffer},
+		&tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: first, Max: cfg.MaxBuffer},
+		&tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: first, Max: cfg.MaxBuffer},
 	} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("set %T: %w", o, errnoOf(err))

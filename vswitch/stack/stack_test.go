@@ -47,6 +47,7 @@ func TestConfig(t *testing.T) {
 		{"small_mtu", func(c *Config) { c.MTU = 1279 }, "MTU 1279; it must be 1280 to 65535"},
 		{"large_mtu", func(c *Config) { c.MTU = 65536 }, "MTU 65536"},
 		{"queue", func(c *Config) { c.Queue = -1 }, "queue of -1 packets"},
+		{"buffer", func(c *Config) { c.MaxBuffer = 4095 }, "buffers of at most 4095 bytes; give at least 4096"},
 		{"gateway_family", func(c *Config) { c.Addrs = c.Addrs[:1] }, "gateway fd00:10:244::fe has no address of its family"},
 		{"two_gateways", func(c *Config) { c.Gateways = append(c.Gateways, addrs4[1]) }, "gateway 10.244.0.2 is the second of its family"},
 		{"invalid_gateway", func(c *Config) { c.Gateways[0] = netip.Addr{} }, "gateway invalid IP is not"},
