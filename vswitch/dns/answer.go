@@ -110,7 +110,7 @@ func (q *lookup) forward(labels string) bool {
 	case "svc", "pod", "dns":
 		return true
 	case "ns.dns":
-		q.addresses(q.zone.cfg.nameServers)
+		q.addresses(q.zone.nameServers())
 		return true
 	case "dns-version":
 		if q.wants(wire.TypeTXT) {

@@ -70,7 +70,7 @@ func (q *lookup) apex(apex zoneApex) {
 	case q.qtype == wire.TypeNS:
 		ns := q.nameServer()
 		q.put(&wire.NS{Hdr: q.header(q.owner, wire.TypeNS), Ns: ns})
-		for _, a := range q.zone.cfg.nameServers {
+		for _, a := range q.zone.nameServers() {
 			q.a.Extra = append(q.a.Extra, q.address(ns, a))
 		}
 	}

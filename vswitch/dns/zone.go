@@ -24,8 +24,8 @@ type ZoneConfig struct {
 	// Reverse are the ranges whose addresses the zone has the names of: those of
 	// pods and of services. It answers for no other address.
 	Reverse []netip.Prefix
-	// NameServers are the server's own addresses, which ns.dns.DOMAIN has. They
-	// may be left out.
+	// NameServers are the server's own addresses, which ns.dns.DOMAIN has. Empty:
+	// those of the Service cluster.NameService, if there is one.
 	NameServers []netip.Addr
 	// TTL of all records, and of the knowledge that there are none, in seconds.
 	TTL uint32
@@ -92,6 +92,14 @@ func isDomain(name string) bool {
 
 func isNotOfLabel(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
+}
+
+// nameServers are the server's own addresses.
+func (z *Zone) nameServers() []netip.Addr {
+	if s := z.services.Get(cluster.NameService); len(z.cfg.nameServers) == 0 && s != nil {
+		return clusterIPs(s.obj)
+	}
+	return z.cfg.nameServers
 }
 
 // Domain returns the cluster's domain, with the last dot.
