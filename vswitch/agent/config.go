@@ -52,6 +52,7 @@ type Config struct {
 	Gossip   GossipConfig  `json:"gossip"`
 	Services ServiceConfig `json:"services"`
 	Policy   PolicyConfig  `json:"policy"`
+	DNS      DNSConfig     `json:"dns,omitzero"`
 	// Control is the unix socket of whoever decides what is desired: services,
 	// their endpoints, policies, and the pods that they select. Empty: the node
 	// knows of no services and no policies.
@@ -196,6 +197,7 @@ func (c *Config) Validate() error {
 	c.validatePorts(bad)
 	c.validateServices(bad)
 	c.validatePolicy(bad)
+	c.validateDNS(bad)
 	c.validateNodeCIDRs(bad)
 	if c.MaxFlows < 1024 || c.MaxFlows > 1<<26 {
 		bad("maxFlows", "%d is outside 1024..%d", c.MaxFlows, 1<<26)

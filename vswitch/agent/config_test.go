@@ -72,6 +72,16 @@ func TestValidateServices(t *testing.T) {
 		{"established", func(c *Config) { c.Policy.Established = "drop" }, `policy.established: "drop" is unknown; use cut or keep`},
 		{"node ports", func(c *Config) { c.Services.NodePorts = cluster.PortRange{First: 2, Last: 1} }, `services.nodePorts: 2 to 1 is not a range`},
 		{"client", func(c *Config) { c.Services.ExternalClient = "hide" }, `services.externalClient: "hide" is unknown; use preserve or masquerade`},
+		{"DNS", func(c *Config) {
+			c.DNS = DNSConfig{Domain: "cluster.local", Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}}
+		}, ""},
+		{"domain", func(c *Config) { c.DNS.Domain = "cluster..local" }, "dns.domain: "},
+		{"upstream without port", func(c *Config) {
+			c.DNS = DNSConfig{Domain: "cluster.local", Upstreams: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.53"), 0)}}
+		}, "dns.upstreams[0]: 192.0.2.53:0 is no address and port, such as 192.0.2.53:53"},
+		{"upstreams of nobody", func(c *Config) {
+			c.DNS = DNSConfig{Domain: "cluster.local", ClusterOnly: true, Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}}
+		}, "dns.upstreams: are of no use with clusterOnly"},
 		{"a timeout", func(c *Config) { c.Timeouts = map[string]Duration{"tcpEstablished": Duration(time.Hour)} }, ""},
 		{"no such timeout", func(c *Config) { c.Timeouts = map[string]Duration{"tcp": 1} }, `timeouts: there is no conntrack timeout "tcp"; there are tcpSynSent, `},
 		{"no timeout", func(c *Config) { c.Timeouts = map[string]Duration{"udp": 0} }, "timeouts: conntrack timeout udp: 0s is outside 1s.."},

@@ -43,6 +43,7 @@ type Node struct {
 	heard  chan struct{}  // has something after all of store was told anew
 	// revisions of the desired state that the node knows, and goes by
 	revisions *revisions
+	dns       *NameServer    // nil: no pod of the node is a DNS server
 	lost      chan struct{}  // receives when services have lost endpoints
 	over      chan struct{}  // closed when the node ends
 	prods     sync.WaitGroup // who sends prods
@@ -88,6 +89,14 @@ func Start(cfg Config, log *slog.Logger) (_ *Node, err error) {
 	n.policies, n.hearsay = NewPolicies(cfg.Policy, cfg.Name), newHearsay()
 	if cfg.Control != "" {
 		n.watch = n.store.Watch()
+	}
+	if cfg.DNS.Domain != "" {
+		if n.dns, err = NewNameServer(&cfg, n.store, log); err != nil {
+			return nil, fmt.Errorf("node %s: %w", cfg.Name, err)
+		}
+		if cfg.Control == "" {
+			n.dns.Follow() // that is all there is
+		}
 	}
 	n.compiler.SetStarting(n.deaf)
 	n.meeting = len(cfg.Gossip.Join) > 0
@@ -268,6 +277,9 @@ func (n *Node) close() {
 		n.outside.port.Close()
 	}
 	n.mu.Unlock()
+	if n.dns != nil {
+		n.dns.Close()
+	}
 	if n.link != nil {
 		n.link.Close()
 	}

@@ -27,14 +27,16 @@ const (
 	// PortDgram is a machine at a unix datagram socket, as vfkit and QEMU's
 	// -netdev dgram.
 	PortDgram = "dgram"
+	// PortDNS is the node's DNS server, in the node's process.
+	PortDNS = "dns"
 )
 
 // portKinds are the kinds that a system has.
 var portKinds = map[string][]string{
-	"linux":   {PortTAP, PortPlainTAP, PortTUN, PortStream, PortDgram},
-	"darwin":  {PortPlainTAP, PortTUN, PortStream, PortDgram},
-	"windows": {PortPlainTAP, PortTUN, PortStream},
-	"freebsd": {PortTUN, PortStream, PortDgram},
+	"linux":   {PortTAP, PortPlainTAP, PortTUN, PortStream, PortDgram, PortDNS},
+	"darwin":  {PortPlainTAP, PortTUN, PortStream, PortDgram, PortDNS},
+	"windows": {PortPlainTAP, PortTUN, PortStream, PortDNS},
+	"freebsd": {PortTUN, PortStream, PortDgram, PortDNS},
 }
 
 // redialEvery is how often a machine that listens is tried.
@@ -120,6 +122,12 @@ func (r *PortSpec) check(system string) error {
 	}
 	if r.Kind == PortStream || r.Kind == PortDgram {
 		return r.checkSocket(system)
+	}
+	if r.Kind == PortDNS {
+		if *r != (PortSpec{Kind: PortDNS, MAC: r.MAC, MTU: r.MTU}) {
+			return fmt.Errorf("kind %s has nothing but mac and mtu: it is in the node's process", PortDNS)
+		}
+		return nil
 	}
 	switch {
 	case r.Socket != "" || r.Remote != "" || r.Connect:
@@ -208,6 +216,8 @@ func (n *Node) openPort(p *attachedPod) (port.Port, error) {
 		return opened(port.ListenStream(cfg))
 	case PortDgram:
 		return opened(port.OpenDgram(port.DgramConfig{Path: p.Socket, Remote: p.Remote, MTU: p.MTU}))
+	case PortDNS:
+		return n.openNames(p)
 	}
 	var dev port.Port
 	err := inNamespace(p.NetNS, func() (err error) {

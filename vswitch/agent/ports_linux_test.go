@@ -215,9 +215,14 @@ type lone struct {
 }
 
 func newLone(t *testing.T, ports ...PortConfig) *lone {
+	return newLoneWith(t, func(c *Config) { c.Ports = ports })
+}
+
+// newLoneWith is newLone with another configuration.
+func newLoneWith(t *testing.T, change func(*Config)) *lone {
 	l := &lone{cfg: nodeConfig(t, 1), ns: netnstest.New(t)}
 	netnstest.Do(t, l.ns, func() error { return netns.SetUp("lo") })
-	l.cfg.Ports = ports
+	change(&l.cfg)
 	l.node = startNode(t, l.ns, l.cfg)
 	l.node.ready(0)
 	l.pod = l.node.pod(PodRequest{Namespace: "test", Name: "pod", PortSpec: PortSpec{NetNS: netnstest.New(t)}})
@@ -444,6 +449,7 @@ func TestPortErrors(t *testing.T) {
 		{"MAC of the gateway", PodRequest{PortSpec: PortSpec{Kind: PortDgram, Socket: dir + "/d", MAC: "0a:58:0a:f4:01:01"}}, "is the gateway's"},
 		{"file", PodRequest{PortSpec: PortSpec{Kind: PortDgram, Socket: file}}, "exists and is no socket: remove it, or choose another path"},
 		{"no directory", PodRequest{PortSpec: PortSpec{Kind: PortStream, Socket: dir + "/no/such"}}, "no such file or directory"},
+		{"a server that is none", PodRequest{PortSpec: PortSpec{Kind: PortDNS}}, "kind dns: this node has no DNS server; give its configuration a dns.domain"},
 		{"address", PodRequest{IPs: addrs("10.244.9.9"), PortSpec: PortSpec{Kind: PortDgram, Socket: dir + "/d"}}, "outside this node's ranges"},
 		{"no namespace", PodRequest{PortSpec: PortSpec{Kind: PortTUN, NetNS: dir + "/ns"}}, "no such file or directory"},
 		{"device of another kind", PodRequest{PortSpec: PortSpec{Kind: PortTUN, NetNS: l.pod.NetNS}}, "eth0 in " + l.pod.NetNS},

@@ -20,9 +20,9 @@ func TestPortCheck(t *testing.T) {
 		{"stream", "linux", PortSpec{Kind: PortStream, Socket: "/s"}, ""},
 		{"stream that connects", "darwin", PortSpec{Kind: PortStream, Socket: "/s", Connect: true}, ""},
 		{"dgram", "freebsd", PortSpec{Kind: PortDgram, Socket: "/s", Remote: "/r"}, ""},
-		{"unknown", "linux", PortSpec{Kind: "macvtap"}, `kind "macvtap" is unknown; use tap, tap-plain, tun, stream or dgram`},
-		{"another system's", "darwin", PortSpec{NetNS: "/ns"}, "kind tap does not exist on darwin; use tap-plain, tun, stream or dgram"},
-		{"no datagrams", "windows", PortSpec{Kind: PortDgram, Socket: "/s"}, "kind dgram does not exist on windows; use tap-plain, tun or stream"},
+		{"unknown", "linux", PortSpec{Kind: "macvtap"}, `kind "macvtap" is unknown; use tap, tap-plain, tun, stream, dgram or dns`},
+		{"another system's", "darwin", PortSpec{NetNS: "/ns"}, "kind tap does not exist on darwin; use tap-plain, tun, stream, dgram or dns"},
+		{"no datagrams", "windows", PortSpec{Kind: PortDgram, Socket: "/s"}, "kind dgram does not exist on windows; use tap-plain, tun, stream or dns"},
 		{"no namespace", "linux", PortSpec{Kind: PortTUN}, "netns is needed for kind tun"},
 		{"namespace elsewhere", "freebsd", PortSpec{Kind: PortTUN, NetNS: "/ns"}, "netns is of no use: freebsd has no network namespaces"},
 		{"socket of a device", "linux", PortSpec{NetNS: "/ns", Socket: "/s"}, "socket, remote and connect are of no use with kind tap"},
@@ -36,6 +36,8 @@ func TestPortCheck(t *testing.T) {
 		{"no MAC", "linux", PortSpec{NetNS: "/ns", MAC: "52:54"}, `mac "52:54" is no address of 6 bytes`},
 		{"MAC of a group", "linux", PortSpec{NetNS: "/ns", MAC: "01:00:5e:00:00:01"}, "belongs to no single machine"},
 		{"MAC of a TUN", "linux", PortSpec{Kind: PortTUN, NetNS: "/ns", MAC: "52:54:00:12:34:56"}, "mac is of no use with kind tun"},
+		{"DNS", "windows", PortSpec{Kind: PortDNS, MTU: 1500}, ""},
+		{"DNS somewhere", "linux", PortSpec{Kind: PortDNS, NetNS: "/ns"}, "kind dns has nothing but mac and mtu"},
 		{"MTU", "linux", PortSpec{NetNS: "/ns", MTU: 900}, "mtu 900 is outside 1280..65521"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

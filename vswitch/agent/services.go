@@ -196,6 +196,10 @@ func (n *Node) serviceNodes() {
 func (n *Node) follow(ctx context.Context) {
 	again := time.NewTicker(healthRetry)
 	defer again.Stop()
+	var names <-chan struct{} // what is new of names: also what the node itself says of its pods
+	if n.dns != nil {
+		names = n.dns.News()
+	}
 	for {
 		heard := false
 		select {
@@ -209,6 +213,7 @@ func (n *Node) follow(ctx context.Context) {
 		case <-n.heard:
 			heard = true
 		case <-n.watch.C():
+		case <-names:
 		case <-n.revisions.news:
 		}
 		revision := n.revisions.heard.Load() // before the changes, which are at least those
@@ -216,7 +221,11 @@ func (n *Node) follow(ctx context.Context) {
 		if n.refresh(heard) {
 			n.sw.Publish(n.compiler.Publish())
 		}
+		deaf := n.deaf
 		n.mu.Unlock()
+		if n.dns != nil && !deaf {
+			n.dns.Follow()
+		}
 		n.revisions.enforce(revision)
 	}
 }

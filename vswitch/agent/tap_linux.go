@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net/netip"
 
 	"vswitch/vswitch/netns"
 	"vswitch/vswitch/port"
@@ -23,19 +22,12 @@ func (n *Node) configure(p *attachedPod) error {
 	if p.NetNS == "" {
 		return nil
 	}
-	link := netns.Link{Name: p.Interface, MAC: p.mac, MTU: p.MTU, Gateways: p.Gateways, TxQueueLen: 2000}
+	link := netns.Link{Name: p.Interface, MAC: p.mac, MTU: p.MTU, Addrs: n.onLink(p.IPs), Gateways: p.Gateways, TxQueueLen: 2000}
 	if p.Kind == PortTUN {
 		link.MAC = [6]byte{}
 	} else if p.MTU <= 1500 {
 		// One superpacket of the pod is then one send of the overlay.
 		link.GSOMaxSegs, link.GSOMaxSize = 44, 61600
-	}
-	for _, ip := range p.IPs {
-		for _, pool := range n.pools {
-			if pool.cidr.Contains(ip) {
-				link.Addrs = append(link.Addrs, netip.PrefixFrom(ip, pool.cidr.Bits()))
-			}
-		}
 	}
 	if err := netns.Do(p.NetNS, func() error { return netns.Configure(link) }); err != nil {
 		return fmt.Errorf("interface %s in %s: %w", p.Interface, p.NetNS, err)
