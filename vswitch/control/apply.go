@@ -43,6 +43,7 @@ func (c *Controller) Apply(o *cluster.Objects, opts ApplyOptions) ([]Result, err
 	err := c.update(func(s *step) error {
 		a := &applying{step: s, opts: opts}
 		a.all(o)
+		s.index.begin()
 		results = a.results
 		return errors.Join(a.errs...)
 	})
@@ -172,8 +173,11 @@ func unchangeable(v, cur cluster.Object) *fault {
 			return faultf("spec.selector", "cannot be changed; delete the Deployment first")
 		}
 	case *cluster.Pod:
+		if cur.NodeServes != "" {
+			return nil // it is made anew from its node's name
+		}
 		if field := immutable(cur, v.(*cluster.Pod)); field != "" {
-			return faultf(field, "cannot be changed in a pod that exists; delete the pod first, or apply with --force")
+			return faultf(field, "cannot be changed in a pod that exists; delete the pod first")
 		}
 	case *cluster.EndpointSlice:
 		if v.(*cluster.EndpointSlice).Family != cur.Family {
@@ -310,13 +314,16 @@ func (a *applying) completePod(p, cur *cluster.Pod) {
 			p.Owner, p.OwnerUID = cluster.Key{}, ""
 		}
 	}
-	if cur == nil {
-		return
+	if cur != nil {
+		if p.Node == "" {
+			p.Node = cur.Node
+		}
+		p.Reason = cur.Reason
 	}
-	if p.Node == "" {
-		p.Node = cur.Node
+	if a.cfg.DNS && p.Node != "" && p.Key() == nameServerOf(p.Node) {
+		// It came back from a cluster, this one perhaps, and is what it was there.
+		*p = *nameServer(p.Meta, p.Node)
 	}
-	p.Reason = cur.Reason
 }
 
 // defaultNodes makes node1 to nodeN unless somebody applied nodes. It does so

@@ -96,6 +96,12 @@ func (c *claims) release(v *cluster.Service) {
 	}
 }
 
+// free reports whether an address is one of a cluster IP, and nobody's.
+func (c *claims) free(a netip.Addr) bool {
+	_, taken := c.addresses[a]
+	return !taken && c.poolOf(c.clusterIPs, a) != nil
+}
+
 func claim[A comparable](c *claims, owners map[A]cluster.Key, a A, k cluster.Key, l *pool) {
 	if _, taken := owners[a]; taken {
 		return

@@ -59,6 +59,9 @@ type Config struct {
 	// Nodes is how many nodes (node1, node2 and so on) the first Apply makes
 	// if nobody applied a Node.
 	Nodes int
+	// DNS gives the cluster a name server: a pod of each node, which the node
+	// serves, and the Service kube-system/kube-dns (NameServers).
+	DNS bool
 	// Dir keeps what was decided over restarts. Empty: nothing is kept.
 	Dir string
 	// StartupGrace is how long pods are given to nodes that have yet to report

@@ -88,6 +88,9 @@ func (a *applying) prune(o *cluster.Objects) {
 
 // prunable reports whether an object is one that somebody applied.
 func prunable(o cluster.Object) bool {
+	if system(o) {
+		return false
+	}
 	switch o := o.(type) {
 	case *cluster.Namespace, *cluster.Node:
 		return len(o.Metadata().Manifest) > 0

@@ -3,6 +3,7 @@ package control
 import (
 	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -24,6 +25,11 @@ type index struct {
 	fan     *fanout                              // services' pods and slices
 	wanting map[cluster.Key]bool                 // services that wait for something to become free
 	retried map[cluster.Key]bool                 // those of them that are to be tried again, because something did
+
+	// begun: something was applied, so that what the cluster has of its own takes
+	// no address that somebody asks for from the start.
+	begun   bool
+	nameIPs []netip.Addr // the name server's addresses, as pods know them
 
 	// What is to be looked at, and is then cleared.
 	dirty      map[cluster.Key]bool // Deployments
@@ -158,6 +164,13 @@ func (x *index) pod(p *cluster.Pod, in bool) {
 	}
 }
 
+// begin notes that something was applied.
+func (x *index) begin() {
+	if !x.begun {
+		x.begun, x.nodes = true, true
+	}
+}
+
 func member(sets map[cluster.Key]map[cluster.Key]bool, set, k cluster.Key, in bool) {
 	if !in {
 		delete(sets[set], k)
@@ -253,6 +266,9 @@ func (s *step) pass() error {
 		}
 		for _, ns := range slices.Sorted(maps.Keys(namespaces)) {
 			s.namespace(ns)
+		}
+		if nodes || namespaces[systemNamespace] {
+			s.nameServers()
 		}
 		for _, k := range sorted(dirty) {
 			s.rollout(k)

@@ -97,7 +97,7 @@ func (r *refill) labels(controller string) map[string]string {
 func (r *refill) pod(k cluster.Key) {
 	x := r.index.fan
 	p := r.tx.State().Pod(k)
-	if r.tx.Own().Pod(k) == nil || p != nil && (p.Ended() || !selects(r.service.Selector, p.Labels)) {
+	if r.tx.Own().Pod(k) == nil || p != nil && (p.Ended() || !selects(r.service.Selector, p.Labels) || mute(r.key, p)) {
 		p = nil
 	}
 	var ports []cluster.EndpointPort

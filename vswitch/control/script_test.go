@@ -187,6 +187,9 @@ func (w *world) run(args []string) string {
 		out.WriteString(tables(w.store.State(), rest, w.now))
 	case "events":
 		out.WriteString(eventTable(w.control.Events().List().Events, w.now))
+	case "dns": // on | off: from here on
+		w.cfg.DNS = rest[0] == "on"
+		w.restart()
 	case "ranges": // SERVICES BALANCERS PORTS: from here on
 		w.cfg.ServiceCIDRs, w.cfg.LoadBalancerCIDRs = []netip.Prefix{netip.MustParsePrefix(rest[0])}, []netip.Prefix{netip.MustParsePrefix(rest[1])}
 		fmt.Sscanf(rest[2], "%d-%d", &w.cfg.NodePorts.First, &w.cfg.NodePorts.Last)

@@ -22,7 +22,7 @@ func (a *applying) completeService(v, cur *cluster.Service) *fault {
 	if f := (familyRules{have: familiesOf(&a.cfg)}).complete(v); f != nil {
 		return f
 	}
-	if cur != nil {
+	if cur != nil && !system(cur) {
 		if f := unchangeableService(v, cur); f != nil {
 			return f
 		}
