@@ -30,6 +30,8 @@ type topology struct {
 	at netip.AddrPort
 	// nodes are the namespaces of their nodes, if those are not their own.
 	nodes [2]string
+	// names: what is there is a name server.
+	names bool
 }
 
 func must(tb testing.TB, err error) {
@@ -315,9 +317,12 @@ func ourCluster(tb testing.TB, wire bool, cfg overlay.Config, c *cluster.Changes
 // settle waits until the hosts reach each other.
 func (t topology) settle(tb testing.TB) {
 	tb.Helper()
-	stop := t.b.serve(tb, job{Role: "echo"})
-	defer stop()
-	if r := t.run(tb, job{Role: "ping", For: 10 * time.Millisecond}); r.Packets == 0 {
+	role := "lookup"
+	if !t.names {
+		role = "ping"
+		defer t.b.serve(tb, job{Role: "echo"})()
+	}
+	if r := t.run(tb, job{Role: role, Streams: 1, For: 10 * time.Millisecond}); r.Packets == 0 {
 		tb.Fatalf("%s carries nothing", t.name)
 	}
 }

@@ -30,7 +30,7 @@ const trafficEnv = "VSWITCH_BENCH_TRAFFIC"
 
 // job is what one traffic process does.
 type job struct {
-	Role    string // "sink", "send", "udp-sink", "udp-send", "echo", "ping", "answer", "connect"
+	Role    string // "sink", "send", "udp-sink", "udp-send", "echo", "ping", "answer", "connect", "lookup"
 	Addr    netip.AddrPort
 	Streams int
 	Size    int
@@ -150,6 +150,8 @@ func (j job) run() error {
 		return j.udpSink()
 	case "udp-send":
 		return j.udpSend()
+	case "lookup":
+		return j.lookup()
 	}
 	return fmt.Errorf("no role %q", j.Role)
 }
