@@ -60,12 +60,12 @@ var (
 		}
 		return names
 	})
-	// completePlaces completes NAMESPACE/POD, node/NODE and outside.
+	// completeProcesses completes those pods that have processes.
+	completeProcesses = fromCluster(processes)
+	// completePlaces completes NAMESPACE/POD, node/NODE and outside: where a command
+	// may run.
 	completePlaces = fromCluster(func(ctx context.Context, client *lab.Client) (names []string) {
-		pods, _ := client.Pods(ctx)
-		for _, p := range pods {
-			names = append(names, p.Key().String())
-		}
+		names = processes(ctx, client)
 		nodes, _ := client.Nodes(ctx)
 		for _, n := range nodes {
 			names = append(names, "node/"+n.Name)
@@ -107,6 +107,16 @@ var (
 
 // serviceTargets are the ports of the services that have an address, by name
 // where they have one.
+func processes(ctx context.Context, client *lab.Client) (names []string) {
+	pods, _ := client.Pods(ctx)
+	for _, p := range pods {
+		if p.NodeServes == "" {
+			names = append(names, p.Key().String())
+		}
+	}
+	return names
+}
+
 func serviceTargets(ctx context.Context, client *lab.Client) (names []string) {
 	state, _ := client.State(ctx)
 	for _, v := range state.Services {

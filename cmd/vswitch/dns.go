@@ -24,6 +24,9 @@ import (
 // 5353, does not.
 const defaultDNS = "127.0.0.1:1053"
 
+// defaultDomain is the domain of clusters that nobody says another one of.
+const defaultDomain = "cluster.local"
+
 func newDNS() *cobra.Command {
 	var o dnsOptions
 	c := &cobra.Command{
@@ -67,7 +70,7 @@ Stops at Ctrl-C or SIGTERM. Exit codes: 0 it was stopped, 1 it failed (the port 
 	f.StringArrayVarP(&o.where.files, "filename", "f", nil, "manifests: a file, a directory, or - for standard input; repeatable")
 	f.StringVar(&o.listen, "listen", defaultDNS, "address and port, IP:PORT; :PORT are all addresses of this machine")
 	f.StringArrayVar(&o.upstreams, "upstream", nil, "resolver of names outside the cluster, IP or IP:PORT, or none; repeatable (default those of /etc/resolv.conf)")
-	f.StringVar(&o.zone, "zone", "cluster.local", "domain of the cluster")
+	f.StringVar(&o.zone, "zone", defaultDomain, "domain of the cluster")
 	f.StringArrayVar(&o.where.clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
 	f.StringArrayVar(&o.where.services.cidrs, "service-cidr", nil, "range of services, one per family (default 10.96.0.0/16 and fd00:10:96::/112)")
 	f.BoolVar(&o.logQueries, "log-queries", false, "write a line for each question to standard error")
@@ -198,38 +201,46 @@ func listenFault(at netip.AddrPort, err error) error {
 }
 
 // given returns the upstreams of the command line.
-func (o *dnsOptions) given(self netip.AddrPort) (list []netip.AddrPort, err error) {
-	if o.refuses() {
-		return nil, nil
-	}
-	for _, text := range o.upstreams {
-		if text == noUpstream {
-			return nil, errors.New("--upstream none: nobody is asked, so it cannot go with others; leave it out, or the others")
-		}
-		a, err := parseUpstream(text)
-		if err != nil {
-			return nil, err
-		}
+func (o *dnsOptions) given(self netip.AddrPort) ([]netip.AddrPort, error) {
+	list, _, err := parseUpstreams(o.upstreams)
+	for i, a := range list {
 		if isSelf(a, self) {
-			return nil, fmt.Errorf("--upstream %s is this server itself; name another one, or none", text)
+			return nil, fmt.Errorf("--upstream %s is this server itself; name another one, or none", o.upstreams[i])
 		}
-		list = append(list, a)
 	}
-	return list, nil
+	return list, err
 }
 
 // noUpstream is the upstream that is none, and may be said more than once.
 const noUpstream = "none"
 
-// refuses reports whether nobody is to be asked.
-func (o *dnsOptions) refuses() bool {
-	return len(o.upstreams) > 0 && !slices.ContainsFunc(o.upstreams, func(s string) bool { return s != noUpstream })
+// parseUpstreams reads what --upstream says: resolvers, or that there are none.
+func parseUpstreams(texts []string) (list []netip.AddrPort, none bool, err error) {
+	if refused(texts) {
+		return nil, true, nil
+	}
+	for _, text := range texts {
+		if text == noUpstream {
+			return nil, false, errors.New("--upstream none: nobody is asked, so it cannot go with others; leave it out, or the others")
+		}
+		a, err := parseUpstream(text)
+		if err != nil {
+			return nil, false, err
+		}
+		list = append(list, a)
+	}
+	return list, false, nil
+}
+
+// refused reports whether nobody is to be asked.
+func refused(upstreams []string) bool {
+	return len(upstreams) > 0 && !slices.ContainsFunc(upstreams, func(s string) bool { return s != noUpstream })
 }
 
 // forwarder returns who resolves what is not in the cluster, or nil for nobody. It
 // asks those that were given, or else those of the system.
 func (o *dnsOptions) forwarder(c *cobra.Command, given []netip.AddrPort, self netip.AddrPort) *dns.Forwarder {
-	if o.refuses() {
+	if refused(o.upstreams) {
 		return nil
 	}
 	f := dns.NewForwarder(dns.ForwarderConfig{Upstreams: given, Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))})
@@ -259,7 +270,10 @@ func parseUpstream(text string) (netip.AddrPort, error) {
 		return netip.AddrPortFrom(a.Unmap(), 53), nil
 	}
 	a, err := netip.ParseAddrPort(text)
-	if err != nil || a.Port() == 0 {
+	if err == nil && a.Port() == 0 {
+		return a, fmt.Errorf("--upstream %q: nobody listens at port 0; leave it out for port 53", text)
+	}
+	if err != nil {
 		return a, fmt.Errorf("--upstream %q: use IP, IP:PORT or [IP6]:PORT; or none, and no other", text)
 	}
 	return unmapped(a), nil

@@ -96,8 +96,8 @@ func TestUpstreamsGiven(t *testing.T) {
 			}
 			continue
 		}
-		if got := joinAddrPorts(list); got != k.list || o.refuses() != k.refuses {
-			t.Errorf("%q: %s, refuses: %v", k.given, got, o.refuses())
+		if got := joinAddrPorts(list); got != k.list || refused(k.given) != k.refuses {
+			t.Errorf("%q: %s, refuses: %v", k.given, got, refused(k.given))
 		}
 	}
 }

@@ -25,7 +25,10 @@ var podHeader = []string{"NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AG
 func podRows(s *lab.State, _ []lab.Node) (rows []row) {
 	for _, p := range s.Pods {
 		served, ip := "command", ""
-		if p.BuiltIn {
+		switch {
+		case p.NodeServes != "":
+			served = "node"
+		case p.BuiltIn:
 			served = "built-in"
 		}
 		if len(p.IPs) > 0 {

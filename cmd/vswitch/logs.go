@@ -20,7 +20,7 @@ func newLogs() *cobra.Command {
 			if node {
 				return completeNodes(c, args, word)
 			}
-			return completePods(c, args, word)
+			return completeProcesses(c, args, word)
 		}),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			if node {

@@ -106,7 +106,7 @@ func newRoot() *cobra.Command {
 		Use:   "vswitch",
 		Short: "A virtual switch for pods, in userspace",
 		Long: `vswitch is the whole network of pods in one userspace process per node: bridge,
-router, VXLAN overlay, services and network policy. It needs no root, no kernel module and
+router, VXLAN overlay, services, network policy and DNS. It needs no root, no kernel module and
 no sidecar.
 
   vswitch demo                       the life of a packet, shown with real pods

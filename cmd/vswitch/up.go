@@ -1,20 +1,23 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/control"
+	"vswitch/vswitch/dns"
 	"vswitch/vswitch/lab"
 )
 
 func newUp() *cobra.Command {
-	o := lab.Options{Config: agent.Default()}
-	var files, clusterCIDRs, nodeCIDRs []string
+	o := lab.Options{Config: agent.Default(), DNS: lab.DNS{Serve: true}}
+	var files, clusterCIDRs, nodeCIDRs, upstreams []string
 	var services serviceFlags
 	var policy policyFlags
 	c := &cobra.Command{
@@ -29,6 +32,10 @@ fd00:10:30::/112), and work from pods, nodes ('vswitch exec node/NODE') and outs
 ('vswitch exec outside'). What one cannot be given is told by 'vswitch status'.
 
 The cluster runs until Ctrl-C, or with --detach until 'vswitch down'.
+
+Each node is a DNS server of the cluster, at the address of Service kube-system/kube-dns, which
+pods ask for names: those of services and pods it knows (see 'vswitch dns'), others it asks
+the resolvers of this machine for, or those of --upstream; 'none' refuses them.
 
 With --state, objects and what was given out for them, addresses and ports of services,
 ranges and addresses of nodes, are kept in a directory, also if the cluster is killed; the
@@ -65,6 +72,9 @@ and all else was.`,
 			if err := policy.to(&o.Config.Policy); err != nil {
 				return bad(err)
 			}
+			if err := dnsFlags(&o.DNS, upstreams); err != nil {
+				return bad(err)
+			}
 			var pools control.Config
 			if err := services.pools(&pools); err != nil {
 				return bad(err)
@@ -89,10 +99,26 @@ and all else was.`,
 	f.StringArrayVar(&clusterCIDRs, "cluster-cidr", nil, "range of all pods, one per family (default 10.244.0.0/16 and fd00:10:244::/56)")
 	f.StringArrayVar(&nodeCIDRs, "node-cidr", nil, "range of nodes' own addresses, one per family (default 172.29.0.0/16 and fd00:10:29::/64)")
 	f.StringVar(&o.StateDir, "state", "", "directory that keeps objects and what was given out for them; 'down' leaves it alone (default: nothing is kept)")
+	f.BoolVar(&o.DNS.Serve, "dns", true, "give the cluster a DNS server; without one, pods ask the Service kube-system/kube-dns if the manifests have it")
+	f.StringVar(&o.DNS.Domain, "cluster-domain", defaultDomain, "domain of the cluster's names")
+	f.StringArrayVar(&upstreams, "upstream", nil, "resolver of names outside the cluster, IP or IP:PORT, or none; repeatable (default those of /etc/resolv.conf)")
 	services.add(f, "")
 	policy.add(f, "")
 	f.IntVar(&o.Config.PodMTU, "pod-mtu", 0, "MTU of pods in bytes (default what fits the overlay); a larger one, up to 65521, is faster on a node, and across nodes path MTU discovery finds what fits")
 	return c
+}
+
+// dnsFlags writes what the flags say of DNS into o.
+func dnsFlags(o *lab.DNS, upstreams []string) (err error) {
+	if !o.Serve && len(upstreams) > 0 {
+		return errors.New("--upstream is whom the cluster's DNS server asks, and --dns=false is to have none; leave one of them out")
+	}
+	if _, err := dns.NewZone(dns.ZoneConfig{Domain: o.Domain}); err != nil {
+		return fmt.Errorf("--cluster-domain: %w", err)
+	}
+	o.Domain = strings.TrimSuffix(o.Domain, ".")
+	o.Upstreams, o.ClusterOnly, err = parseUpstreams(upstreams)
+	return err
 }
 
 func up(c *cobra.Command, o lab.Options) error {

@@ -14,6 +14,7 @@ import (
 func newController(store *cluster.Store, o *Options, log *slog.Logger) (*control.Controller, error) {
 	cfg := control.Default()
 	cfg.Nodes, cfg.Log, cfg.Dir = o.Nodes, log, o.StateDir
+	cfg.DNS = o.DNS.Serve
 	cfg.ClusterCIDRs = o.Config.ClusterCIDRs
 	cfg.NodeMask4, cfg.NodeMask6 = o.Config.NodeMask4, o.Config.NodeMask6
 	if len(o.NodeCIDRs) > 0 {

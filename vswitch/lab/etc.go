@@ -30,18 +30,19 @@ func hostName(p *cluster.Pod) string {
 	return name
 }
 
-// writeEtc writes the files that a pod's processes see in /etc. In a node's
-// network, names are resolved as on this machine (dnsPolicy Default).
-func writeEtc(dir string, p *cluster.Pod, ips []netip.Addr, dns DNS) error {
+// writeEtc writes the files that a pod's processes see in /etc. servers are the
+// cluster's name servers.
+func writeEtc(dir string, p *cluster.Pod, ips []netip.Addr, domain string, servers []netip.Addr) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	files := map[string]string{
-		"hosts":    hostsFile(p, ips, dns.Domain),
+		"hosts":    hostsFile(p, ips, domain),
 		"hostname": hostName(p) + "\n",
 	}
-	if !p.HostNetwork {
-		files["resolv.conf"] = resolvConf(p.Namespace, dns)
+	machine, _ := os.ReadFile("/etc/resolv.conf") // which it need not have
+	if r, ok := resolverOf(p, domain, servers, parseResolver(string(machine))); ok {
+		files["resolv.conf"] = r.String()
 		if host, err := os.ReadFile("/etc/nsswitch.conf"); err == nil {
 			files["nsswitch.conf"] = nsswitchConf(string(host))
 		}
@@ -80,22 +81,6 @@ func hostsFile(p *cluster.Pod, ips []netip.Addr, domain string) string {
 	for _, a := range p.HostAliases {
 		fmt.Fprintf(&b, "%s\t%s\n", a.IP, strings.Join(a.Names, "\t"))
 	}
-	return b.String()
-}
-
-// resolvConf is /etc/resolv.conf for dnsPolicy ClusterFirst. Without a name
-// server, a resolver asks the pod itself and fails at once.
-func resolvConf(namespace string, dns DNS) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "search %s.svc.%s svc.%s %s", namespace, dns.Domain, dns.Domain, dns.Domain)
-	for _, s := range dns.Search {
-		b.WriteString(" " + s)
-	}
-	b.WriteString("\n")
-	for _, s := range dns.Servers {
-		fmt.Fprintf(&b, "nameserver %s\n", s)
-	}
-	b.WriteString("options ndots:5\n")
 	return b.String()
 }
 

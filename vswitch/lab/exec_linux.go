@@ -107,6 +107,9 @@ func (s *supervisor) exec(req ExecRequest, files [3]*os.File) (*process, error) 
 	if err != nil {
 		return nil, err
 	}
+	if p.spec.NodeServes != "" {
+		return nil, failure(ErrConflict, "pod %s is served by node %s itself, and has no processes", p.key(), p.spec.Node)
+	}
 	c, err := p.container(req.Container)
 	if err != nil {
 		return nil, err

@@ -99,17 +99,6 @@ type Options struct {
 	Progress func(line string) `json:"-"`
 }
 
-// DNS is what pods find in /etc/resolv.conf.
-type DNS struct {
-	// Domain is the cluster's; empty means cluster.local.
-	Domain string `json:"domain,omitempty"`
-	// Servers are the addresses of the cluster's name service. Without one,
-	// names are looked up in /etc/hosts only.
-	Servers []netip.Addr `json:"servers,omitempty"`
-	// Search are domains to search after the cluster's.
-	Search []string `json:"search,omitempty"`
-}
-
 // Names in a runtime directory.
 const (
 	netnsDir   = "netns" // a pinned namespace a pod

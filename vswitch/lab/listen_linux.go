@@ -227,6 +227,9 @@ func (s *supervisor) findLog(node, namespace, name, container string, previous b
 	if err != nil {
 		return nil, err
 	}
+	if p.spec.NodeServes != "" {
+		return nil, failure(ErrConflict, "pod %s is served by node %s itself: its log is that of the node (--node %[2]s)", p.key(), p.spec.Node)
+	}
 	c, err := p.container(container)
 	if err != nil {
 		return nil, err
@@ -294,6 +297,9 @@ func (s *supervisor) status() Status {
 		}
 	}
 	st.Problems = append(st.Problems, serviceProblems(state)...)
+	if s.options.DNS.Serve && len(s.options.Config.Services.CIDRs) == 0 {
+		st.Problems = append(st.Problems, "pods have no DNS: there is no range for services, and so no address to ask; give one (--service-cidr), or say --dns=false")
+	}
 	return st
 }
 

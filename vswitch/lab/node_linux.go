@@ -98,6 +98,9 @@ func (n *node) writeConfig() (string, error) {
 	c.Control = filepath.Join(n.sup.dir, apiSocket)
 	c.Overlay.Listen = n.under.vxlan
 	c.Gossip = agent.GossipConfig{Listen: n.under.gossip, Join: n.sup.gossipAddrs(n.name), KeyFile: n.sup.keyFile()}
+	if d := n.sup.options.DNS; d.Serve {
+		c.DNS = agent.DNSConfig{Domain: d.Domain, Upstreams: d.Upstreams, ClusterOnly: d.ClusterOnly}
+	}
 	if spec := n.sup.store.State().Node(n.name); spec != nil {
 		c.Labels, c.Addresses, c.ExtraAddresses, c.PodCIDRs = spec.Labels, spec.Addresses, spec.ExtraAddresses, spec.PodCIDRs
 	}

@@ -13,6 +13,7 @@ import (
 
 	"vswitch/vswitch/agent"
 	"vswitch/vswitch/cluster"
+	"vswitch/vswitch/control"
 	"vswitch/vswitch/netns"
 )
 
@@ -76,7 +77,11 @@ func (p *pod) containers() []*container { return slices.Concat(p.inits, p.mains)
 func (p *pod) run() {
 	defer close(p.done)
 	p.publish()
-	if p.prepare() {
+	if !p.prepare() {
+		// it was told to end before it began
+	} else if p.spec.NodeServes != "" {
+		p.served()
+	} else {
 		phase := p.runContainers()
 		if p.ctx.Err() == nil {
 			p.log.Info("pod ended", "phase", phase)
@@ -119,7 +124,7 @@ func (p *pod) tryPrepare() error {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return err
 	}
-	if !p.spec.HostNetwork {
+	if !p.spec.HostNetwork && p.spec.NodeServes == "" {
 		if err := makeNS(p.ns); err != nil {
 			return err
 		}
@@ -136,9 +141,12 @@ func (p *pod) tryPrepare() error {
 	} else if err := p.attach(n, p.spec.IPs); err != nil {
 		return err
 	}
+	if p.spec.NodeServes != "" {
+		return nil // nothing of it looks at files
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return writeEtc(p.etc, p.spec, p.ips, p.sup.options.DNS)
+	return writeEtc(p.etc, p.spec, p.ips, p.sup.options.DNS.Domain, control.NameServers(p.sup.store.State()))
 }
 
 // adopt gives a pod of the node's network the node's addresses.
@@ -155,7 +163,7 @@ func (p *pod) attach(n *node, ips []netip.Addr) error {
 	ctx, cancel := context.WithTimeout(p.ctx, 15*time.Second)
 	defer cancel()
 	status, err := n.client.AttachPod(ctx, agent.PodRequest{Namespace: p.spec.Namespace, Name: p.spec.Name,
-		UID: p.spec.UID, Labels: p.spec.Labels, PortSpec: agent.PortSpec{NetNS: p.ns}, IPs: ips})
+		UID: p.spec.UID, Labels: p.spec.Labels, PortSpec: p.port(), IPs: ips})
 	if err != nil {
 		return err
 	}
@@ -164,6 +172,27 @@ func (p *pod) attach(n *node, ips []netip.Addr) error {
 	p.attached = true
 	p.ips = status.IPs
 	return nil
+}
+
+// port is the pod's in the switch: a device in its namespace, or what its node
+// serves.
+func (p *pod) port() agent.PortSpec {
+	if p.spec.NodeServes == cluster.ServeDNS {
+		return agent.PortSpec{Kind: agent.PortDNS}
+	}
+	return agent.PortSpec{NetNS: p.ns}
+}
+
+// served lives as long as a pod that its node serves. Its node's process is all
+// that runs of it.
+func (p *pod) served() {
+	p.mu.Lock()
+	for _, c := range p.mains {
+		c.status.Running, c.status.Ready, c.status.Started, c.started = true, true, time.Now(), true
+	}
+	p.mu.Unlock()
+	p.publish()
+	<-p.ctx.Done()
 }
 
 // reattach makes a node that came back confirm the pod. It tries until it

@@ -62,12 +62,6 @@ func TestEtc(t *testing.T) {
 	if diff := cmp.Diff(want, hostsFile(p, addrs("10.244.1.5", "fd00::5"), "cluster.local")); diff != "" {
 		t.Errorf("hosts (-want +got):\n%s", diff)
 	}
-	dns := DNS{Domain: "cluster.local", Servers: addrs("10.96.0.10", "fd00:10:96::a"), Search: []string{"example.com"}}
-	want = "search shop.svc.cluster.local svc.cluster.local cluster.local example.com\n" +
-		"nameserver 10.96.0.10\nnameserver fd00:10:96::a\noptions ndots:5\n"
-	if diff := cmp.Diff(want, resolvConf("shop", dns)); diff != "" {
-		t.Errorf("resolv.conf (-want +got):\n%s", diff)
-	}
 	long := &cluster.Pod{Meta: cluster.Meta{Name: strings.Repeat("a", 62) + "-b"}}
 	if got, want := hostName(long), strings.Repeat("a", 62); got != want {
 		t.Errorf("host name %q, want %q", got, want)

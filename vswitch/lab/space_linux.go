@@ -32,7 +32,7 @@ func (s *space) open() error { return makeNS(s.ns) }
 // writeEtc writes what programs in the space see in /etc.
 func (s *space) writeEtc(n *cluster.Node) error {
 	p := &cluster.Pod{Meta: cluster.Meta{Name: s.node}, Node: s.node, HostNetwork: true}
-	return writeEtc(s.etc, p, slices.Concat(n.Addresses, n.ExtraAddresses), DNS{})
+	return writeEtc(s.etc, p, slices.Concat(n.Addresses, n.ExtraAddresses), "", nil)
 }
 
 // close ends all that is in the space, and then the space.

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vswitch/vswitch/agent"
 )
 
 // downTimeout bounds how long a cluster has to go down: the grace of pods,
@@ -86,8 +88,12 @@ func (o *Options) fill() error {
 	if err := o.recall(); err != nil {
 		return err
 	}
+	if o.DNS.Domain == "" {
+		o.DNS.Domain = "cluster.local"
+	}
 	c := o.Config
 	c.Name, c.RuntimeDir, c.StateDir = "node", "/", "/" // each node has its own
+	c.DNS = agent.DNSConfig{Domain: o.DNS.Domain, Upstreams: o.DNS.Upstreams, ClusterOnly: o.DNS.ClusterOnly}
 	if err := c.Validate(); err != nil {
 		return failure(ErrInput, "%v", err)
 	}
@@ -108,9 +114,6 @@ func (o *Options) fill() error {
 	}
 	if o.Home == "" {
 		o.Home = os.Getenv("HOME")
-	}
-	if o.DNS.Domain == "" {
-		o.DNS.Domain = "cluster.local"
 	}
 	return nil
 }
