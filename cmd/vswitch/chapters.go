@@ -23,6 +23,7 @@ var chapters = []chapter{
 	{"Pod to pod across nodes", acrossNodes},
 	{"Dealing with change", change},
 	{"Pod to service", podToService},
+	{"Services by name", servicesByName},
 	{"External to service", externalToService},
 	{"Rolling update", rollingUpdate},
 	{"Network policy", networkPolicy},

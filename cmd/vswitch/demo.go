@@ -23,7 +23,7 @@ chapters of "Life of a Packet": real packets between real processes, with the ho
 that each packet was really seen at. Everything is taken down at the end.
 
 ` + contents() + `
-Chapter 5 starts a second cluster of two nodes for a while, which hides clients as
+Chapter 6 starts a second cluster of two nodes for a while, which hides clients as
 kube-proxy does. With --pods netstack, the cluster is in memory; what that leaves out
 is said where it matters.
 

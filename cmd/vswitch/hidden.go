@@ -44,6 +44,7 @@ func hidden(args []string) (code int, done bool) {
 //
 //	serve NAME              a pod that answers its name
 //	call ADDR [N LIMIT]     ask N times, once if not said, and print replies
+//	lookup TYPE NAME        print what the name leads to
 //	load ADDR               send requests until standard input ends
 //	health ADDR             print the status code of a health check
 //	stream ADDR BYTES       print "half" halfway through, and wait for a line
@@ -51,8 +52,15 @@ func runDemoProcess(args []string) error {
 	if len(args) < 2 {
 		return fmt.Errorf("%s: arguments are missing", demoProcess)
 	}
-	if args[0] == "serve" {
+	switch {
+	case args[0] == "serve":
 		return serveDemo(args[1])
+	case args[0] == "lookup" && len(args) == 3:
+		found, err := lookup(context.Background(), &net.Resolver{PreferGo: true}, args[1], args[2])
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(found)
 	}
 	to, err := netip.ParseAddrPort(args[1])
 	if err != nil {

@@ -28,6 +28,24 @@ spec:
     protocol: TCP
     port: 80
 `
+	// headlessService has a name for each pod, and no address of its own.
+	headlessService = `kind: Service
+apiVersion: v1
+metadata:
+  name: store-pods
+  namespace: default
+spec:
+  clusterIP: None
+  ipFamilyPolicy: PreferDualStack
+  selector:
+    app: store
+    role: be
+  ports:
+  - name: http
+    protocol: TCP
+    port: 80
+`
+	headlessName  = "store-pods.default.svc.cluster.local."
 	storeBalancer = `kind: Service
 apiVersion: v1
 metadata:

@@ -9,14 +9,16 @@ import (
 
 	"vswitch/vswitch/cluster"
 	"vswitch/vswitch/fabric"
+	"vswitch/vswitch/port"
 	"vswitch/vswitch/stack"
 )
 
-// memoryPod is a netstack that answers its name. What its manifest says it
-// should run is not looked at.
+// memoryPod is a netstack that answers its name, or one that the name server
+// answers at. What its manifest says it should run is not looked at.
 type memoryPod struct {
 	*fabric.Pod
-	stack *stack.Stack
+	port  port.Port
+	stack *stack.Stack // nil: the name server's
 	spec  *cluster.Pod
 	leave *time.Timer // set when it is told to end
 }
@@ -34,6 +36,7 @@ func (m *memoryStage) follow(ctx context.Context) {
 		changes := w.Next()
 		m.mu.Lock()
 		m.f.Follow(changes)
+		m.names.Follow()
 		var errs []error
 		for p := range changes.To.Pods.All() {
 			errs = append(errs, m.reconcile(p))
@@ -76,7 +79,15 @@ func (m *memoryStage) start(spec *cluster.Pod) (*memoryPod, error) {
 	}
 	name := spec.Key().String()
 	plan := n.Plan(name)
-	s, err := stack.New(stack.Config{Name: name, MAC: plan.MAC, Addrs: plan.IPs, Gateways: plan.Gateways, MTU: plan.MTU})
+	cfg := stack.Config{Name: name, MAC: plan.MAC, Addrs: plan.IPs, Gateways: plan.Gateways, MTU: plan.MTU}
+	if spec.NodeServes == cluster.ServeDNS {
+		served, err := m.names.Open(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return &memoryPod{Pod: plan, port: served, spec: spec}, plan.Attach(served)
+	}
+	s, err := stack.New(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +98,7 @@ func (m *memoryStage) start(spec *cluster.Pod) (*memoryPod, error) {
 		}
 		go answer(l, name)
 	}
-	return &memoryPod{Pod: plan, stack: s, spec: spec}, plan.Attach(s)
+	return &memoryPod{Pod: plan, port: s, stack: s, spec: spec}, plan.Attach(s)
 }
 
 // report says what became of a pod, as its node would: it is ready if it
@@ -133,5 +144,5 @@ func (p *memoryPod) end() error {
 		p.leave.Stop()
 	}
 	p.Detach()
-	return p.stack.Close()
+	return p.port.Close()
 }

@@ -25,6 +25,8 @@ type stage interface {
 	// Ask connects n times, one after the other, from a pod or from outside,
 	// and says what became of each. A connection may take as long as limit.
 	Ask(ctx context.Context, from string, to netip.AddrPort, n int, limit time.Duration) ([]reply, error)
+	// Lookup resolves a name as a pod does, see lookup.
+	Lookup(ctx context.Context, from, kind, name string) ([]string, error)
 	// Load sends requests all the time, as several clients of a pod, until stop
 	// is called.
 	Load(ctx context.Context, from string, to netip.AddrPort) (stop func() (flooded, error), err error)

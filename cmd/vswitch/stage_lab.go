@@ -36,6 +36,7 @@ func newLabStage(ctx context.Context, o stageOptions, keep bool) (stage, error) 
 	}
 	client, err := lab.Start(ctx, lab.Options{
 		Name: o.name, Config: config, Nodes: o.nodes, Objects: &cluster.Objects{}, Detach: keep, LoadBalancerCIDRs: o.balancers,
+		DNS: lab.DNS{Serve: true, ClusterOnly: true},
 	})
 	if err != nil {
 		return nil, err
@@ -117,6 +118,10 @@ func (s *labStage) Ask(ctx context.Context, from string, to netip.AddrPort, n in
 
 func (s *labStage) Healthy(ctx context.Context, at netip.AddrPort) (code int, err error) {
 	return code, s.output(ctx, outsideClient, nil, &code, "health", at.String())
+}
+
+func (s *labStage) Lookup(ctx context.Context, from, kind, name string) (found []string, err error) {
+	return found, s.output(ctx, from, nil, &found, "lookup", kind, name)
 }
 
 func (s *labStage) Load(ctx context.Context, from string, to netip.AddrPort) (func() (flooded, error), error) {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +23,7 @@ import (
 // outside.
 type memoryStage struct {
 	control *control.Controller
+	names   *agent.NameServer
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 
@@ -36,6 +40,7 @@ type memoryStage struct {
 // newMemoryStage starts a cluster.
 func newMemoryStage(o stageOptions) (stage, error) {
 	cfg := control.Default()
+	cfg.DNS = true
 	cfg.ServiceCIDRs, cfg.LoadBalancerCIDRs = o.services, o.balancers
 	c, err := control.New(cluster.NewStore(), cfg)
 	if err != nil {
@@ -49,7 +54,16 @@ func newMemoryStage(o stageOptions) (stage, error) {
 	}
 	f.Start()
 	m := &memoryStage{control: c, f: f, pods: map[cluster.Key]*memoryPod{}}
+	m.names, err = agent.NewNameServer(&agent.Config{
+		ClusterCIDRs: cfg.ClusterCIDRs, Services: agent.ServiceConfig{CIDRs: cfg.ServiceRanges()},
+		DNS: agent.DNSConfig{Domain: defaultDomain, ClusterOnly: true},
+	}, c.Store(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
 	if m.outside, err = newMemoryOutside(); err != nil {
+		m.names.Close()
 		f.Close()
 		return nil, err
 	}
@@ -106,7 +120,7 @@ func (m *memoryStage) dialer(from string) (dialer, error) {
 		return m.outside.client.DialContext, nil
 	}
 	namespace, name := split(from)
-	if p := m.pods[cluster.Key{Namespace: namespace, Name: name}]; p != nil {
+	if p := m.pods[cluster.Key{Namespace: namespace, Name: name}]; p != nil && p.stack != nil {
 		return p.stack.DialContext, nil
 	}
 	return nil, fmt.Errorf("no pod %s", from)
@@ -118,6 +132,26 @@ func (m *memoryStage) Ask(ctx context.Context, from string, to netip.AddrPort, n
 		return nil, err
 	}
 	return ask(ctx, dial, to, n, limit), nil
+}
+
+// Lookup asks by the netstack of a pod. A short name is one of the pod's namespace.
+func (m *memoryStage) Lookup(ctx context.Context, from, kind, name string) ([]string, error) {
+	dial, err := m.dialer(from)
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasSuffix(name, ".") {
+		namespace, _ := split(from)
+		name += "." + namespace + ".svc." + defaultDomain + "."
+	}
+	servers := control.NameServers(m.control.Store().State())
+	if len(servers) == 0 {
+		return nil, errors.New("there is no name server")
+	}
+	at := netip.AddrPortFrom(servers[0], 53).String()
+	return lookup(ctx, &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return dial(ctx, network, at)
+	}}, kind, name)
 }
 
 func (m *memoryStage) Load(_ context.Context, from string, to netip.AddrPort) (func() (flooded, error), error) {
@@ -246,6 +280,7 @@ func (m *memoryStage) Close() error {
 		errs = append(errs, p.end())
 	}
 	errs = append(errs, m.outside.close())
+	m.names.Close()
 	m.f.Close()
 	return errors.Join(append(errs, m.control.Close())...)
 }
