@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"vswitch/vswitch/agent"
+	"vswitch/vswitch/kube"
 	"vswitch/vswitch/lab"
 )
 
@@ -65,6 +66,7 @@ Exit codes: 0 also if there is nothing to list, 1 it failed, 2 there is no such
 kind, name or node.`,
 		Example: `  vswitch get pods -A -o wide
   vswitch get pods -n shop web-1 -o yaml
+  vswitch get pods -A -l app=web,tier!=back
   vswitch get services,endpoints -n shop -o yaml
   vswitch get events -A -w
   vswitch get routes --node node1
@@ -108,6 +110,7 @@ kind, name or node.`,
 	}
 	f := c.Flags()
 	f.StringVarP(&g.namespace, "namespace", "n", "default", "namespace")
+	f.StringVarP(&g.selector, "selector", "l", "", "what has such labels only: app=web, 'tier in (front,back)', !canary, several with commas between")
 	f.BoolVarP(&g.all, "all-namespaces", "A", false, "all namespaces")
 	f.StringVarP(&g.output, "output", "o", "table", "output format: "+strings.Join(getFormats, ", "))
 	f.BoolVarP(&g.watch, "watch", "w", false, "go on as things change")
@@ -127,7 +130,9 @@ type getOptions struct {
 	kinds       []*getKind
 	names       []string
 	namespace   string
-	inNamespace bool // it was given
+	inNamespace bool   // it was given
+	selector    string // of labels
+	selects     func(labels map[string]string) bool
 	all, watch  bool
 	output      string
 	node        string
@@ -165,12 +170,19 @@ func (g *getOptions) check() error {
 	if err := g.matrix.check(g); err != nil {
 		return err
 	}
+	var err error
+	if g.selects, err = kube.ParseSelector(g.selector); err != nil {
+		return err
+	}
 	if g.watch && len(g.kinds) > 1 {
 		return fmt.Errorf("-w follows one kind; %d are given", len(g.kinds))
 	}
 	for _, k := range g.kinds {
 		if len(g.names) > 0 && k.table != nil && !k.named {
 			return fmt.Errorf("%s have no names; --node and -n choose some", k.name())
+		}
+		if k.objects == nil && g.selector != "" {
+			return fmt.Errorf("%s have no labels; leave -l out", k.name())
 		}
 		if k.table != nil && g.output == "name" {
 			return fmt.Errorf("%s are no objects that have names; leave -o name out", k.name())
@@ -196,6 +208,9 @@ func (g *getOptions) wanted(k *getKind, r *row) bool {
 		return false
 	}
 	if len(g.names) > 0 && !slices.Contains(g.names, r.meta.Name) {
+		return false
+	}
+	if g.selector != "" && !g.selects(r.meta.Labels) {
 		return false
 	}
 	if g.everywhere(k) {

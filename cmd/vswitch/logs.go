@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,10 +13,15 @@ import (
 func newLogs() *cobra.Command {
 	var r lab.LogRequest
 	var node bool
+	var since time.Duration
 	c := &cobra.Command{
 		Use:   "logs (NAMESPACE/POD | --node NODE)",
 		Short: "Print what a pod's process, or a node, has written",
-		Args:  cobra.ExactArgs(1),
+		Example: `  vswitch logs shop/web-1 -f
+  vswitch logs shop/web-1 -c proxy --previous
+  vswitch logs shop/web-1 --tail 20 --timestamps
+  vswitch logs --node node1 --since 5m`,
+		Args: cobra.ExactArgs(1),
 
 		ValidArgsFunction: nth(func(c *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if node {
@@ -27,6 +34,12 @@ func newLogs() *cobra.Command {
 				r.Node = args[0]
 			} else if r.Namespace, r.Pod, err = podName(args[0]); err != nil {
 				return err
+			}
+			if r.Tail < 0 || since < 0 {
+				return bad(errors.New("--tail and --since are not negative"))
+			}
+			if since > 0 {
+				r.Since = time.Now().Add(-since)
 			}
 			client, err := open(c)
 			if err != nil {
@@ -45,6 +58,10 @@ func newLogs() *cobra.Command {
 	}
 	c.Flags().BoolVar(&node, "node", false, "the argument is a node")
 	c.Flags().BoolVarP(&r.Follow, "follow", "f", false, "go on as the log grows")
+	c.Flags().BoolVarP(&r.Previous, "previous", "p", false, "of the run before, of a container that was started again")
+	c.Flags().IntVar(&r.Tail, "tail", 0, "the last so many lines only (default all)")
+	c.Flags().DurationVar(&since, "since", 0, "what came in that time only, such as 30s or 5m")
+	c.Flags().BoolVar(&r.Timestamps, "timestamps", false, "put the time before each line")
 	c.Flags().StringVarP(&r.Container, "container", "c", "", "container (default the first)")
 	completeFlag(c, "container", completeContainers)
 	return c
